@@ -1,5 +1,6 @@
-"""What a planner needs from a model and from a goal. All arrays are torch tensors; device and dtype come from the inputs.
+"""What a planner needs from a model and from a goal.
 
+All arrays are torch tensors; device and dtype come from the inputs.
 One generator per environment (`generators[b]` for row b), so that a plan is the same alone and in a batch.
 """
 

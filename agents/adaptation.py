@@ -1,0 +1,266 @@
+"""After an alarm: fit a copy of a part of the model to what the robot just lived through, and accept it only if it is better there.
+
+Nothing here writes into weights that are being read: every fit works on a deep copy and returns a candidate with its held-out score
+beside the old one's. Scores are proper: the energy score over the horizon for the dynamics (squared error alone prefers blur), squared
+error of the return for the value, denoising error on the best stretches for the proposal.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.utils import parametrize
+
+from world_models.dynamics import DiffusionDynamics
+from world_models.proposal import DiffusionProposal
+from world_models.value import ValueEnsemble
+
+Part = Literal["dynamics", "value", "proposal"]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How one part is fitted online."""
+
+    steps: int = 300
+    batch: int = 128
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.01
+    rank: int = 0
+    """0 fits all weights; r > 0 adds a rank-r update to every matrix and fits only that (Hu et al. 2022)."""
+    replay_share: float = 0.25
+    """Share of old data in each batch, against forgetting."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.replay_share < 1.0:
+            raise ValueError(f"replay_share must be in 0 .. 1 (exclusive), got {self.replay_share}")
+        if self.rank < 0 or self.steps < 1:
+            raise ValueError(f"need rank >= 0 and steps >= 1, got {self.rank} and {self.steps}")
+
+
+@dataclass(frozen=True)
+class Play:
+    """A stretch of experience with the body as it is now: states (T + 1, O), actions sent (T, A), rewards (T,)."""
+
+    state_TO: np.ndarray
+    action_TA: np.ndarray
+    reward_T: np.ndarray
+    terminated: bool
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A fitted copy of one part, with the held-out score of the old weights and of the new ones; lower is better."""
+
+    part: Part
+    model: nn.Module
+    before: float
+    after: float
+    better_share: float  # share of held-out episodes on which the candidate is better
+    play_steps: int
+    play_episodes: int
+
+
+class LowRank(nn.Module):
+    """W + B A with B = 0 at the start."""
+
+    def __init__(self, weight: Tensor, rank: int) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(rank, weight.shape[1]) / weight.shape[1] ** 0.5)
+        self.b = nn.Parameter(torch.zeros(weight.shape[0], rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the adapted matrix."""
+        return weight + self.b @ self.a
+
+
+def trainable_copy(model: nn.Module, rank: int, seed: int) -> nn.Module:
+    """Return a float32 copy whose weights, or low-rank updates to them, take gradients."""
+    made = copy.deepcopy(model).float().train()
+    made.requires_grad_(rank == 0)
+    if rank:
+        torch.manual_seed(seed)
+        for layer in [m for m in made.modules() if isinstance(m, nn.Linear)]:
+            parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank))
+        for name, param in made.named_parameters():
+            param.requires_grad_(name.endswith((".a", ".b")))
+    return made
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """Return the model with low-rank updates folded into its matrices, in evaluation mode."""
+    for layer in model.modules():
+        if parametrize.is_parametrized(layer):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    return model.eval().requires_grad_(False)
+
+
+def fit(model: nn.Module, loss: Callable[[nn.Module, Generator], Tensor], cfg: FitConfig, seed: int) -> nn.Module:
+    """Return a fitted copy; the rate falls to zero along a cosine."""
+    made = trainable_copy(model, cfg.rank, seed)
+    params = [p for p in made.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(params, lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, cfg.steps)
+    for step in range(cfg.steps):
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(made, Generator().manual_seed(seed * 1_000_003 + step))
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(params, 1.0)
+        optimiser.step()
+        schedule.step()
+    return merge(made)
+
+
+def split(play: Sequence[Play]) -> tuple[list[Play], list[Play]]:
+    """Return (to fit on, held out): every third episode, counted from the most recent, is held out."""
+    held = {i for i in range(len(play)) if (len(play) - 1 - i) % 3 == 0}
+    return [p for i, p in enumerate(play) if i not in held], [p for i, p in enumerate(play) if i in held]
+
+
+def windows(play: Sequence[Play], horizon: int) -> tuple[Tensor, Tensor]:
+    """Return all stretches of `horizon` steps, states (N, H + 1, O) and actions (N, H, A)."""
+    states, actions = [], []
+    for p in play:
+        starts = np.arange(len(p.action_TA) - horizon + 1)[:, None]
+        if len(starts):
+            states.append(p.state_TO[starts + np.arange(horizon + 1)])
+            actions.append(p.action_TA[starts + np.arange(horizon)])
+    if not states:
+        raise ValueError(f"no stretch of {horizon} steps in {len(play)} episodes of play")
+    return tuple(torch.from_numpy(np.concatenate(x).astype(np.float32)) for x in (states, actions))  # pyright: ignore
+
+
+def energy_scores(dynamics: DiffusionDynamics, play: Sequence[Play], samples: int = 4, every: int = 4) -> np.ndarray:
+    """Return the energy score of each episode, E|X - y| - E|X - X'| / 2 (Gneiting & Raftery 2007), lower is better.
+
+    Norms are over the lag-normalised columns, averaged over lags; windows start at every `every`-th step.
+    """
+    scores = []
+    for p in play:
+        states, actions = windows([p], dynamics.horizon)
+        states, actions = states[::every], actions[::every]
+        b, h, o = len(states), dynamics.horizon, states.shape[-1]
+        noise = torch.randn(1, samples, h, o, generator=Generator().manual_seed(7)).expand(b, -1, -1, -1)
+        x_BSHO = dynamics.denoise_block(states[:, 0], actions[:, None].expand(-1, samples, -1, -1), noise)
+        x_BSHO = (x_BSHO - states[:, None, :1]) / dynamics.change.std
+        y_B1HO = (states[:, None, 1:] - states[:, None, :1]) / dynamics.change.std
+        near = (x_BSHO - y_B1HO).norm(dim=-1).mean()
+        pairs = (x_BSHO[:, :, None] - x_BSHO[:, None]).norm(dim=-1).sum((1, 2)).mean() / (samples * (samples - 1))
+        scores.append(float(near - pairs / 2))
+    return np.array(scores)
+
+
+def candidate(
+    part: Part, old: nn.Module, new: nn.Module, score: Callable[[nn.Module], np.ndarray], play: Sequence[Play]
+) -> Candidate:
+    """Return the comparison of two sets of weights by a per-episode score."""
+    before, after = score(old), score(new)
+    steps = sum(len(p.action_TA) for p in play)
+    share = float((after < before).mean())
+    return Candidate(part, new, float(before.mean()), float(after.mean()), share, steps, len(play))
+
+
+Replay = tuple[Tensor, Tensor]
+"""Old windows: states (N, H + 1, O) and actions (N, H, A)."""
+
+
+def draw(fresh: Replay, replay: Replay, cfg: FitConfig, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Return a batch of windows, `replay_share` of them old."""
+    old = int(cfg.batch * cfg.replay_share)
+    new_N = torch.randint(0, len(fresh[0]), (cfg.batch - old,), generator=generator)
+    old_N = torch.randint(0, len(replay[0]), (old,), generator=generator)
+    return torch.cat([fresh[0][new_N], replay[0][old_N]]), torch.cat([fresh[1][new_N], replay[1][old_N]])
+
+
+def adapt_dynamics(model: DiffusionDynamics, play: Sequence[Play], replay: Replay, cfg: FitConfig, seed: int) -> Candidate:
+    """Return dynamics fitted to the play."""
+    fit_on, held = split([p for p in play if len(p.action_TA) >= model.horizon])
+    fresh = windows(fit_on, model.horizon)
+
+    def loss(made: nn.Module, generator: Generator) -> Tensor:
+        states, actions = draw(fresh, replay, cfg, generator)
+        return made.loss(states[:, 0], actions, states[:, 1:], generator).mean()  # pyright: ignore
+
+    made = fit(model, loss, cfg, seed)
+    return candidate("dynamics", model, made, lambda m: energy_scores(m, held), play)  # pyright: ignore
+
+
+def returns_to_go(p: Play, discount: float, fall_penalty: float) -> np.ndarray:
+    """Return the discounted reward from each step to the end of the play, (T,)."""
+    total, out = (-fall_penalty if p.terminated else 0.0), np.zeros(len(p.reward_T))
+    for t in range(len(out) - 1, -1, -1):
+        total = p.reward_T[t] + discount * total if t < len(out) - 1 else p.reward_T[t] + total
+        out[t] = total
+    return out
+
+
+def value_rows(p: Play, model: ValueEnsemble) -> tuple[Tensor, Tensor]:
+    """Return states and returns of one episode; without a fall the last steps, whose future was not seen, are left out."""
+    returns = returns_to_go(p, model.cfg.discount, model.cfg.fall_penalty)
+    keep = len(returns) if p.terminated else max(0, len(returns) - 250)
+    return torch.from_numpy(p.state_TO[:keep].astype(np.float32)), torch.from_numpy(returns[:keep]).float()
+
+
+def adapt_value(model: ValueEnsemble, play: Sequence[Play], cfg: FitConfig, seed: int) -> Candidate:
+    """Return a value fitted to what this body really achieved."""
+    rows = [value_rows(p, model) for p in play]
+    usable = [(p, r) for p, r in zip(play, rows, strict=True) if len(r[0])]
+    held_out = {id(p) for p in split([p for p, _ in usable])[1]}
+    states, returns = (torch.cat(x) for x in zip(*[r for p, r in usable if id(p) not in held_out], strict=True))
+    held = [r for p, r in usable if id(p) in held_out]
+
+    def loss(made: nn.Module, generator: Generator) -> Tensor:
+        pick = torch.randint(0, len(states), (4 * cfg.batch,), generator=generator)
+        return made.loss(states[pick], returns[pick], generator).mean()  # pyright: ignore
+
+    def score(made: nn.Module) -> np.ndarray:
+        assert isinstance(made, ValueEnsemble)
+        with torch.inference_mode():
+            return np.array([float((made.members(s).mean(0) - made.returns(r[:, None])[:, 0]).square().mean()) for s, r in held])
+
+    return candidate("value", model, fit(model, loss, cfg, seed), score, play)
+
+
+def best_windows(play: Sequence[Play], value: ValueEnsemble, horizon: int, share: float) -> Replay:
+    """Return the stretches after which the robot was better off than the value expected: the top `share` by that margin."""
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    for p in play:
+        n = len(p.action_TA) - horizon + 1
+        if n > 0:
+            states, actions = windows([p], horizon)
+            returns = torch.from_numpy(returns_to_go(p, value.cfg.discount, value.cfg.fall_penalty)[:n])
+            expected = value.returns.inverse(value.members(states[:, 0]).mean(0)[:, None])[:, 0]
+            kept.append((states, actions, returns - expected))
+    states, actions, margin = (torch.cat(x) for x in zip(*kept, strict=True))
+    top = margin >= margin.quantile(1 - share)
+    return states[top], actions[top]
+
+
+def adapt_proposal(
+    model: DiffusionProposal, value: ValueEnsemble, play: Sequence[Play], replay: Replay, cfg: FitConfig, seed: int
+) -> Candidate:
+    """Return a proposal that imitates the robot's own better stretches (filtered self-imitation)."""
+    fit_on, held = split([p for p in play if len(p.action_TA) >= model.horizon])
+    with torch.no_grad():
+        fresh = best_windows(fit_on, value, model.horizon, share=0.4)
+
+    def loss(made: nn.Module, generator: Generator) -> Tensor:
+        states, actions = draw(fresh, replay, cfg, generator)
+        return made.loss(states[:, 0], actions, generator).mean()  # pyright: ignore
+
+    @torch.no_grad()
+    def score(made: nn.Module) -> np.ndarray:
+        def of(p: Play) -> float:
+            states, actions = best_windows([p], value, model.horizon, share=0.4)
+            return float(made.loss(states[:, 0], actions, Generator().manual_seed(7)).mean())  # pyright: ignore
+
+        return np.array([of(p) for p in held])
+
+    return candidate("proposal", model, fit(model, loss, cfg, seed), score, play)

@@ -1,0 +1,254 @@
+"""Doubt, and what follows from it: watch the prediction error, and on an alarm collect, fit a copy, judge it, swap, judge again.
+
+    watch --alarm--> collect --enough play--> (job runs) --gate--> trial --worse return--> rolled back
+      ^                                                             |  |--enough new play--> next round
+      +------------------- the old body is back --------------------+
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+from torch import nn
+
+from agents import surprise
+from agents.adaptation import (
+    Candidate,
+    FitConfig,
+    Part,
+    Play,
+    Replay,
+    adapt_dynamics,
+    adapt_proposal,
+    adapt_value,
+)
+from agents.monitor import Stretches, prediction_error
+from agents.mpc import MpcAgent
+from agents.surprise import Calibration, SurpriseConfig
+from agents.types import AdaptationReport, AgentEvent, ModelSwap, SurpriseReading
+from envs.types import Observation
+from planners.search import SearchPlanner
+from planners.types import ActionPlan
+from planners.warm import WarmStart
+from world_models.checkpoint import WorldModel
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """When to adapt, which parts, and what counts as better."""
+
+    enabled: bool = True
+    """False: the alarm is raised and nothing follows (the control arm)."""
+    parts: tuple[Part, ...] = ("dynamics", "value")
+    refine: bool = False
+    """Search around the proposals with the adapted model, instead of choosing among them."""
+    play_episodes: int = 8
+    """Falls (or whole episodes) to collect before each round."""
+    rounds: int = 2
+    dynamics: FitConfig = field(default_factory=FitConfig)
+    value: FitConfig = field(default_factory=lambda: FitConfig(steps=600, learning_rate=1e-3))
+    proposal: FitConfig = field(default_factory=lambda: FitConfig(steps=150, learning_rate=1e-4, replay_share=0.5))
+    margin: float = 0.02
+    """The gate asks for a held-out score that is better by this share."""
+    rollback_risk: float = 0.05
+    """Chance to roll back an adaptation that changed nothing, at each look."""
+    trial_episodes: int = 8
+    """Episodes with the new model before its return is judged."""
+    recall_slack: float = 0.15
+    recall_level: float = 8.0
+    """CUSUM on log(error of the model in use / error of the original): the old body is back at this level."""
+
+    def __post_init__(self) -> None:
+        if self.play_episodes < 3:
+            raise ValueError(f"play_episodes must be >= 3 (one of three is held out), got {self.play_episodes}")
+        if "dynamics" not in self.parts and self.enabled:
+            raise ValueError(f"parts must include 'dynamics', got {self.parts}")
+
+
+Stage = Literal["watch", "collect", "fit", "trial"]
+
+
+def job(model: WorldModel, play: Sequence[Play], replay: Replay, cfg: AdaptConfig, seed: int) -> list[Candidate]:
+    """Return a candidate for each part; runs anywhere, on copies."""
+    made = [adapt_dynamics(model.dynamics, play, replay, cfg.dynamics, seed)]
+    value = model.value
+    if "value" in cfg.parts:
+        made.append(adapt_value(model.value, play, cfg.value, seed))
+        value = made[-1].model
+    if "proposal" in cfg.parts:
+        made.append(adapt_proposal(model.proposal, value, play, replay, cfg.proposal, seed))  # pyright: ignore
+    return made
+
+
+def accepts(made: Candidate, cfg: AdaptConfig) -> bool:
+    """Return whether a candidate is better by the margin, and on most held-out episodes."""
+    return made.after < made.before * (1 - cfg.margin) and made.better_share > 0.5
+
+
+@dataclass
+class AdaptiveAgent:
+    """An MpcAgent that watches its own predictions. `planner_for(model, adapted)` composes the planner of a model."""
+
+    model: WorldModel
+    planner_for: Callable[[WorldModel, bool], SearchPlanner]
+    calibration: Calibration
+    replay: Replay
+    surprise_cfg: SurpriseConfig = field(default_factory=SurpriseConfig)
+    cfg: AdaptConfig = field(default_factory=AdaptConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.original = self.model
+        planner = self.planner_for(self.model, False)
+        block = self.model.dynamics.net.cfg.patch
+        self.mpc = MpcAgent(WarmStart(planner), planner.dynamics, planner.dt_s, planner.action.size, block)
+        self.state = surprise.start(self.calibration, self.surprise_cfg)
+        self.stretches = Stretches()
+        self.stage: Stage = "watch"
+        self.round = 0
+        self.play: list[Play] = []
+        self.fresh = 0  # episodes of play since the last round
+        self.returns: list[float] = []  # of whole episodes since the alarm, under the model before the swap
+        self.trial: list[float] = []  # of whole episodes since the swap
+        self.previous: WorldModel | None = None
+        self.recall = 0.0
+        self.now_s = 0.0
+        self._states: list[np.ndarray] = []
+        self._actions: list[np.ndarray] = []
+        self._rewards: list[float] = []
+        self._record_from = 0
+        self._whole = True
+
+    # --- planning -------------------------------------------------------------------------------------------------
+
+    def begin_episode(self, episode: int, seed: int, /) -> None:
+        """Forget what belongs to the last episode."""
+        self.mpc.begin_episode(episode, seed)
+        self.state = surprise.begin_episode(self.state)
+        self.stretches.clear()
+        self._states, self._actions, self._rewards = [], [], []
+        self._record_from, self._whole = 0, True
+
+    def plan(self, observation: Observation, committed_KA: np.ndarray, /) -> ActionPlan:
+        """Return a plan made with the model in use."""
+        return self.mpc.plan(observation, committed_KA)
+
+    def use(self, model: WorldModel, name: str, reason: str) -> ModelSwap:
+        """Swap the model between two plans; the residual scale is estimated anew."""
+        self.model, adapted = model, model is not self.original
+        planner = self.planner_for(model, adapted)
+        self.mpc.use(WarmStart(planner), planner.dynamics)
+        self.state = surprise.rescale(self.state) if adapted else surprise.restore(self.state)
+        self.recall, self._whole = 0.0, False
+        return ModelSwap(self.now_s, name, reason)
+
+    # --- watching -------------------------------------------------------------------------------------------------
+
+    def observe(
+        self, before: Observation, action_A: np.ndarray, after: Observation, reward: float, /
+    ) -> Sequence[AgentEvent]:
+        """Record the step; when it completes a stretch, update surprise."""
+        self.now_s = after.t_s
+        if not self._states:
+            self._states.append(before.state_O)
+        self._states.append(after.state_O)
+        self._actions.append(action_A)
+        self._rewards.append(reward)
+        stretch = self.stretches.add(before.state_O, action_A, after.state_O)
+        if stretch is None:
+            return ()
+        error = float(prediction_error(self.model.dynamics, *stretch)[0])
+        self.state, reading = surprise.read(self.state, after.t_s, error, self.calibration, self.surprise_cfg)
+        events: list[AgentEvent] = [reading]
+        if self.model is not self.original:
+            base = float(prediction_error(self.original.dynamics, *stretch)[0])
+            events += self.watch_old_body(error, base)
+        if reading.alarm:
+            self.on_alarm(reading)
+        return events
+
+    def on_alarm(self, reading: SurpriseReading) -> None:
+        """Start to collect, from the beginning of the stretch that raised the alarm."""
+        if self.cfg.enabled and self.stage in ("watch", "trial"):
+            self.stage, self.round, self.fresh = "collect", 0, 0
+            self.play, self.returns, self.trial = [], [], []
+            self._record_from, self._whole = max(0, len(self._actions) - 4), False
+
+    def watch_old_body(self, error: float, base: float) -> list[AgentEvent]:
+        """Return a swap back when the original model predicts better again, for long enough (a CUSUM)."""
+        ratio = math.log(error + 1e-6) - math.log(base + 1e-6) if math.isfinite(error + base) else 0.0
+        self.recall = max(0.0, self.recall + min(max(ratio, -1.0), 1.0) - self.cfg.recall_slack)
+        if self.recall < self.cfg.recall_level or self.stage == "fit":
+            return []
+        self.stage = "watch"
+        return [self.use(self.original, "original", "the old body is back")]
+
+    # --- learning -------------------------------------------------------------------------------------------------
+
+    def end_episode(self, terminated: bool, /) -> Sequence[AgentEvent]:
+        """Keep the episode as play, and judge the return of a model on trial."""
+        if self.stage == "watch" or not self._actions:
+            return ()
+        first = self._record_from
+        self.play.append(
+            Play(
+                np.stack(self._states[first:]), np.stack(self._actions[first:]), np.array(self._rewards[first:]), terminated
+            )
+        )
+        self.fresh += 1
+        if self._whole:
+            (self.trial if self.stage == "trial" else self.returns).append(float(sum(self._rewards)))
+        return self.judge_returns() if self.stage == "trial" else ()
+
+    def judge_returns(self) -> Sequence[AgentEvent]:
+        """Roll back to the model before the swap if what the robot achieves with the new one is worse."""
+        if self.previous is None or len(self.trial) < self.cfg.trial_episodes or len(self.returns) < 3:
+            return ()
+        worse = stats.ttest_ind(self.trial, self.returns, equal_var=False, alternative="less")
+        if not worse.pvalue < self.cfg.rollback_risk:  # pyright: ignore
+            return ()
+        swap = self.use(self.previous, "previous", f"rolled back: return {np.mean(self.trial):.0f} after {np.mean(self.returns):.0f}")
+        self.stage, self.round, self.previous = "collect", self.cfg.rounds, None
+        return [swap]
+
+    def take_job(self) -> Callable[[], list[Candidate]] | None:
+        """Return a fit when there is enough new play and a round is left."""
+        ready = self.stage in ("collect", "trial") and self.fresh >= self.cfg.play_episodes
+        usable = sum(len(p.action_TA) >= self.model.dynamics.horizon for p in self.play) >= 3
+        if not (self.cfg.enabled and ready and usable and self.round < self.cfg.rounds):
+            return None
+        self.stage, self.fresh, self.round = "fit", 0, self.round + 1
+        return partial(job, self.model, tuple(self.play), self.replay, self.cfg, self.seed + self.round)
+
+    def receive(self, result: list[Candidate], t_s: float, /) -> Sequence[AgentEvent]:
+        """Swap in the parts that are better on held-out play; keep the others."""
+        self.now_s = t_s
+        events: list[AgentEvent] = []
+        chosen: dict[str, nn.Module] = {}
+        for made in result:
+            good = accepts(made, self.cfg)
+            if good:
+                chosen[made.part] = made.model
+            events.append(self.report(made, good))
+        self.stage = "trial" if chosen or self.model is not self.original else "collect"
+        if chosen:
+            if not self.trial:
+                self.previous = self.model
+            swapped = replace(self.model, **chosen)  # pyright: ignore
+            events.append(self.use(swapped, f"adapted-{self.round}", "accepted"))
+        return events
+
+    def report(self, made: Candidate, good: bool) -> AdaptationReport:
+        """Return what is said about a candidate."""
+        change = 100 * (made.after / made.before - 1)
+        share = f"better on {made.better_share:.0%} of held-out episodes"
+        reason = f"held-out score {change:+.1f} %, {share}: {'accepted' if good else 'refused'}"
+        return AdaptationReport(
+            self.now_s, made.part, good, made.before, made.after, made.play_steps, made.play_episodes, reason
+        )

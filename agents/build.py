@@ -1,0 +1,77 @@
+"""Agents from their configuration: the only file that knows every name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from agents.mpc import MpcAgent
+from envs.linear import LinearDynamics
+from envs.robots import readings, reward
+from planners.cem import Cem
+from planners.objectives import parse_objective
+from planners.search import SearchPlanner
+from planners.warm import WarmStart
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from envs.robots import RobotSpec
+    from planners.base import Objective, Readings
+
+
+@dataclass(frozen=True)
+class LinearConfig:
+    """The point mass, planned with its exact model."""
+
+    planner: Cem = field(default_factory=lambda: Cem(trust=float("inf")))
+    horizon: int = 20
+    """Control steps that a plan looks ahead."""
+    samples: int = 64
+    """Candidates per iteration."""
+
+
+AgentConfig = LinearConfig
+
+
+@dataclass(frozen=True)
+class TaskReward:
+    """Minus the task's own reward, summed over the horizon."""
+
+    spec: RobotSpec
+
+    def __call__(self, readings: Readings, actions_BSHA: Tensor, /) -> Tensor:
+        """Return the cost per candidate, (B, S)."""
+        return -reward(self.spec, readings, actions_BSHA).sum(-1)
+
+
+def build_agent(cfg: AgentConfig, spec: RobotSpec, objective: str = "", adapt: bool = True) -> MpcAgent:
+    """Return the agent; `objective` "" is the task's own. Raises ValueError for one that the robot cannot read."""
+    return _linear(cfg, spec, objective)
+
+
+def _linear(cfg: LinearConfig, spec: RobotSpec, objective: str) -> MpcAgent:
+    if spec.name != "double_integrator":
+        raise ValueError(f"the linear agent knows the double_integrator only, got {spec.name!r}")
+    dynamics = LinearDynamics()
+    planner = SearchPlanner(
+        method=cfg.planner,
+        dynamics=dynamics,
+        readout=lambda z_BSHD: readings(spec, z_BSHD),
+        objective=_objective(spec, objective),
+        action=spec.action,
+        dt_s=spec.dt_s,
+        horizon=cfg.horizon,
+        samples=cfg.samples,
+    )
+    return MpcAgent(WarmStart(planner), dynamics, spec.dt_s, spec.action.size)
+
+
+def _objective(spec: RobotSpec, text: str) -> Objective:
+    if not text:
+        return TaskReward(spec)
+    objective = parse_objective(text)
+    known = {*spec.columns, "alive"}
+    if missing := set(objective.reads) - known:
+        raise ValueError(f"objective {text!r} reads {sorted(missing)}, {spec.name} shows {sorted(known)}")
+    return objective

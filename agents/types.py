@@ -1,0 +1,43 @@
+"""What an agent reports while it works: one small frozen record per kind, all with the simulated or real time `t_s` [s]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SurpriseReading:
+    """One update of the surprise monitor; `score` >= `threshold` raises the alarm."""
+
+    t_s: float
+    error: float  # lag-normalised prediction error of the model in use; about 1 on a healthy robot
+    score: float  # the larger of the spike and the drift statistic, each in units of its own limit
+    threshold: float
+    provisional: bool  # after a model swap or a change of goal, until enough has been seen
+    alarm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptationReport:
+    """What one adaptation tried and what its gate said; scores are proper scores, lower is better."""
+
+    t_s: float
+    part: str  # dynamics | value | proposal
+    accepted: bool
+    heldout_before: float
+    heldout_after: float
+    play_steps: int
+    play_episodes: int
+    reason: str  # one line, for people
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSwap:
+    """Between two plans, the model in use changed."""
+
+    t_s: float
+    model: str  # original | adapted-1 | adapted-2 ...
+    reason: str  # accepted | rolled back | the old body is back
+
+
+AgentEvent = SurpriseReading | AdaptationReport | ModelSwap

@@ -1,0 +1,182 @@
+"""What every benchmark shares: its options, intervals, and one way to show, close and keep a result.
+
+A benchmark is `main(argv) -> int`: it parses `Options` (or a subclass), measures, and calls `publish(result, options)`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table as RichTable
+from scipy import stats
+
+from deploy.machine import ROOT, describe_machine
+from deploy.records import plain
+from deploy.telemetry import commit, write_json
+
+RESULTS = ROOT / "benchmarks" / "results"
+QUICK_RESULTS = ROOT / "runs" / "quick"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every benchmark can be told."""
+
+    quick: bool = False
+    """The direction of the main claim, in minutes; written to runs/quick instead of benchmarks/results."""
+    seed: int = 0
+    """First seed; runs use seed, seed + 1, ..."""
+    out: Path | None = None
+    """Where the result goes; default benchmarks/results/NAME.json (with --quick: runs/quick/NAME.json)."""
+
+
+def parse[O: Options](kind: type[O], what: str | None, argv: Sequence[str] | None = None) -> O:
+    """Return the options on the command line; exits with one line that names the near misses where one is misspelt."""
+    return tyro.cli(kind, args=argv, description=what)
+
+
+# --- intervals
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean (or rate) with its 95 % interval from n independent units."""
+
+    mean: float
+    lo: float
+    hi: float
+    n: int
+
+
+def mean_interval(values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = 10_000) -> Interval:
+    """Return the mean with its BCa bootstrap interval (Efron 1987); non-finite values raise."""
+    x = np.asarray(values, dtype=float)
+    if len(x) < 2 or not np.isfinite(x).all():
+        raise ValueError(f"an interval needs at least 2 finite values, got {len(x)} with {np.isfinite(x).sum()} finite")
+    if np.ptp(x) == 0.0:
+        return Interval(float(x[0]), float(x[0]), float(x[0]), len(x))
+    rng = np.random.default_rng(seed)
+    found = stats.bootstrap((x,), np.mean, n_resamples=resamples, method="BCa", rng=rng).confidence_interval
+    return Interval(float(x.mean()), float(found.low), float(found.high), len(x))
+
+
+def paired_interval(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
+    """Return the mean of a - b, paired by position (the same seed in both), with its bootstrap interval."""
+    left, right = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if left.shape != right.shape:
+        raise ValueError(f"pairs need equal lengths, got {left.shape} and {right.shape}")
+    return mean_interval(left - right, seed)
+
+
+def rate_interval(successes: int, n: int) -> Interval:
+    """Return a success rate with its Wilson score interval (Wilson 1927)."""
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"successes must be in 0 .. n with n > 0, got {successes} of {n}")
+    found = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    return Interval(successes / n, float(found.low), float(found.high), n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values corrected for their number (Holm 1979), in the given order."""
+    order = np.argsort(p_values)
+    scaled = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
+    return corrected.tolist()
+
+
+def quantiles(values: Sequence[float] | np.ndarray, *at: float) -> list[float]:
+    """Return the quantiles at `at` (0 .. 1) of finite values."""
+    return [float(q) for q in np.quantile(np.asarray(values, dtype=float), at)]
+
+
+# --- results
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under column titles. A cell is text, a number, a truth value, None or an Interval."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    def __post_init__(self) -> None:
+        wrong = [row for row in self.rows if len(row) != len(self.columns)]
+        if wrong:
+            raise ValueError(f"{len(self.columns)} columns {self.columns}, but a row of {len(wrong[0])}: {wrong[0]}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One benchmark's finding. `headline` are the numbers the claim rests on, few and named with their unit."""
+
+    name: str
+    claim: str
+    headline: Mapping[str, Any]
+    tables: tuple[Table, ...]
+    seeds: tuple[int, ...]
+    n: int
+    notes: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)  # raw values, kept but not shown
+
+
+def cell(value: Any) -> str:
+    """Return a cell as text: four significant digits, intervals as `mean [lo, hi]`, a dash for what is missing."""
+    if isinstance(value, Interval):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return f"{cell(value['mean'])} [{cell(value['lo'])}, {cell(value['hi'])}]"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if not isinstance(value, float) or math.isinf(value):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def document(result: Result, options: Options) -> dict[str, Any]:
+    """Return the result as JSON values, with the machine, the commit and the command that made it."""
+    name = Path(sys.argv[0]).stem
+    return {
+        **asdict(result),
+        "quick": options.quick,
+        "command": " ".join([f"python -m benchmarks.{name}", *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": describe_machine(),
+    }
+
+
+def show(table: Table, console: Console) -> None:
+    """Print one table."""
+    shown = RichTable(*table.columns, title=table.title, title_justify="left")
+    for row in table.rows:
+        shown.add_row(*[cell(value) for value in row])
+    console.print(shown)
+
+
+def publish(result: Result, options: Options) -> Path:
+    """Keep the result, print its tables and notes, close with one JSON line; return the file it is kept in."""
+    folder = QUICK_RESULTS if options.quick else RESULTS
+    path = options.out or folder / f"{result.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = document(result, options)
+    write_json(path, kept)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for table in result.tables:
+        show(table, console)
+    for note in result.notes:
+        console.print(f"- {note}")
+    closing = {"benchmark": result.name, "quick": options.quick, "n": result.n, **kept["headline"], "file": str(path)}
+    print(json.dumps(plain(closing)))
+    return path

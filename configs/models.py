@@ -1,0 +1,44 @@
+"""The world models that `surefoot train` makes."""
+
+from __future__ import annotations
+
+from world_models.denoiser import DenoiserConfig
+from world_models.diffusion import DiffusionConfig
+from world_models.fit import DiffusionPart, ModelConfig, ValuePart
+from world_models.training import TrainConfig
+from world_models.value import ValueConfig
+
+MEDIUM = ("walker2d-medium",)
+BOTH = ("walker2d-medium", "walker2d-medium-replay")
+
+WALKER_SMALL = ModelConfig(
+    robot="walker2d",
+    proposal=DiffusionPart(
+        DenoiserConfig(width=128, layers=3, mlp=512, patch=4),
+        DiffusionConfig(sample_steps=2),
+        TrainConfig(steps=12_000),
+        MEDIUM,
+    ),
+    dynamics=DiffusionPart(
+        DenoiserConfig(width=128, layers=4, mlp=512, patch=4, causal=True),
+        DiffusionConfig(sample_steps=2),
+        TrainConfig(steps=16_000),
+        BOTH,
+    ),
+    value=ValuePart(ValueConfig(), TrainConfig(steps=8_000, batch=1024, bf16=False, weight_decay=0.1), MEDIUM),
+)
+
+_PUBLISHED = DenoiserConfig(width=256, layers=5, heads=8, qkv=1024, mlp=2048, patch=1, fused=False)
+_PUBLISHED_TRAINING = TrainConfig(steps=2_000_000, batch=512, learning_rate=1e-4, weight_decay=0.0, ema=0.99)
+WALKER_PAPER = ModelConfig(
+    robot="walker2d",
+    proposal=DiffusionPart(
+        _PUBLISHED, DiffusionConfig(32, "epsilon", eta=1.0, top_share=0.0), _PUBLISHED_TRAINING, MEDIUM
+    ),
+    dynamics=DiffusionPart(
+        _PUBLISHED, DiffusionConfig(10, "epsilon", eta=0.0, top_share=0.0), _PUBLISHED_TRAINING, MEDIUM
+    ),
+    value=WALKER_SMALL.value,
+)
+
+MODELS: dict[str, ModelConfig] = {"walker-small": WALKER_SMALL, "walker-paper": WALKER_PAPER}

@@ -1,0 +1,145 @@
+"""Everything that one run needs, as a frozen tree; saved as `config.yaml` beside the run, which `--config` runs again."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from agents.build import AgentConfig
+from deploy.safety import RobotLimits
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run of one robot, with faults, and beside it the same robot without adaptation."""
+
+    preset: tyro.conf.Suppress[str]
+    robot: tyro.conf.Suppress[str]
+    limits: RobotLimits
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    version: str = "v4"
+    """Gymnasium's model of the robot: v4 (as in D4RL) or v5."""
+    objective: str = ""
+    """What to achieve instead of the task's own reward, e.g. height:1.4 or speed:1.5+0.1*effort."""
+    faults: tuple[str, ...] = ()
+    """KIND:TARGET:VALUE@START[-END], in seconds of the run's simulated clock; replaces the preset's list."""
+    seed: int = 0
+    plan_every: int = 1
+    """Least number of control steps between the starts of two plans."""
+    plan_latency_s: Annotated[float | None, tyro.conf.arg(name="plan-latency")] = None
+    """Seconds of simulated time charged to a plan; None: as long as it took."""
+    adapt_latency_s: Annotated[float | None, tyro.conf.arg(name="adapt-latency")] = None
+    """Seconds of simulated time charged to an adaptation; None: as long as it took."""
+    adapt: bool = True
+    """Whether an alarm leads to adaptation."""
+    control_arm: bool = True
+    """Whether the same robot also runs without adaptation, in a second process."""
+    adapted_episodes: int = 5
+    """The run ends after so many whole episodes with an adapted model ..."""
+    max_episodes: int = 100
+    """... or after so many episodes ..."""
+    max_s: float = 600.0
+    """... or after so many simulated seconds."""
+    episode_steps: int | None = None
+    """Length of an episode in control steps; None: the robot's own."""
+    video: bool = True
+    """Whether to draw the robot into the report and a video."""
+    out: Path | None = None
+    """Folder of the run; None: runs/<time>-<preset>."""
+
+    def __post_init__(self) -> None:
+        at_least_1 = ("plan_every", "adapted_episodes", "max_episodes", "episode_steps")
+        for name in at_least_1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        for name in ("plan_latency_s", "adapt_latency_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be >= 0 and finite, got {value}")
+        if not self.max_s > 0:
+            raise ValueError(f"max_s must be > 0, got {self.max_s}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
+
+
+def to_tree(cfg: Any) -> Any:
+    """Return a config as plain dicts, lists and scalars, as YAML has them."""
+    if dataclasses.is_dataclass(cfg):
+        return {f.name: to_tree(getattr(cfg, f.name)) for f in dataclasses.fields(cfg)}
+    if isinstance(cfg, tuple | list):
+        return [to_tree(item) for item in cfg]
+    return str(cfg) if isinstance(cfg, Path) else cfg
+
+
+def to_yaml(cfg: RunConfig) -> str:
+    """Return the resolved config as YAML. `out` is left out: the folder is taken."""
+    import yaml
+
+    tree = {key: value for key, value in to_tree(cfg).items() if key != "out"}
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+def from_yaml(text: str, presets: Mapping[str, RunConfig], origin: str) -> RunConfig:
+    """Return the config that `text` holds, over the preset that it names. Raises ValueError, in one line."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict) or tree.get("preset") not in presets:
+        raise ValueError(f"{origin} needs preset: one of {sorted(presets)}")
+    return overlay(presets[tree["preset"]], tree, origin)
+
+
+def overlay(base: Any, tree: Mapping[str, Any], where: str) -> Any:
+    """Return the dataclass `base` with the values of `tree`. Raises ValueError for a name or a type that it has not."""
+    fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
+    changes = {}
+    for key, value in tree.items():
+        if key not in fields:
+            raise ValueError(f"{where}: no setting {key!r}; near misses: {near(key, fields)}")
+        changes[key] = _like(fields[key], value, f"{where}: {key}")
+    try:
+        return dataclasses.replace(base, **changes)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _like(base: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(base):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} has settings of its own, got {value!r}")
+        return overlay(base, value, where)
+    if isinstance(base, tuple):
+        if not isinstance(value, list):
+            raise ValueError(f"{where} must be a list, got {value!r}")
+        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
+    if isinstance(base, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if base is not None and value is not None and not isinstance(value, type(base)) and not isinstance(base, Path):
+        raise ValueError(f"{where} must be {type(base).__name__}, got {value!r}")
+    return Path(value) if isinstance(base, Path) and value is not None else value
+
+
+def near(word: str, words: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """Return the words most like `word`, or all of them."""
+    return difflib.get_close_matches(word, words, n=3, cutoff=0.5) or sorted(words)
+
+
+def option_names(cfg: Any, prefix: str = "--") -> Iterator[str]:
+    """Yield the command line options of a config tree."""
+    for f in dataclasses.fields(cfg):
+        value, name = getattr(cfg, f.name), f.name.removesuffix("_s" if f.name.endswith("latency_s") else "")
+        dashed = prefix + name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            yield from option_names(value, dashed + ".")
+        else:
+            yield dashed

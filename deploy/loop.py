@@ -1,0 +1,110 @@
+"""The control loop's schedule, and what it needs from a robot and from an agent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from deploy.clock import Clock
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from agents.types import AgentEvent
+    from deploy.safety import Command, Limit
+    from envs.types import Observation
+    from planners.types import ActionPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One control step of the schedule: due at `due_s`, begun `late_s` after that [s]."""
+
+    index: int
+    due_s: float
+    late_s: float
+
+
+def ticks(clock: Clock, period_s: float, running: Callable[[], bool]) -> Iterator[Tick]:
+    """Yield ticks on an absolute schedule while `running()`: lateness never accumulates, missed ticks are skipped."""
+    if not period_s > 0:
+        raise ValueError(f"period_s must be > 0, got {period_s}")
+    start_s, index = clock.now_s(), 0
+    while running():
+        due_s = start_s + index * period_s
+        clock.sleep_until(due_s)
+        yield Tick(index, due_s, clock.now_s() - due_s)
+        missed = math.ceil((clock.now_s() - start_s) / period_s - 1e-9)
+        index = max(index + 1, missed)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one control step led to. `applied_A` is known in simulation only; no agent ever sees it."""
+
+    observation: Observation
+    reward: float
+    terminated: bool
+    truncated: bool
+    applied_A: np.ndarray
+
+
+class Robot(Protocol):
+    """A body whose only way to its motors is `send`, which makes every action safe first."""
+
+    dt_s: float
+    hold_A: np.ndarray
+    limits: Sequence[Limit]
+
+    @property
+    def last_A(self) -> np.ndarray:
+        """The action that was sent last, (A,); `hold_A` after a reset."""
+        ...
+
+    def reset(self, seed: int, t_s: float, /) -> Observation:
+        """Put the robot at a start drawn from `seed`; return what it sees at `t_s`."""
+        ...
+
+    def send(self, action_A: np.ndarray, /) -> Command:
+        """Make `action_A` safe and send it; return what was sent and which limits changed it."""
+        ...
+
+    def read(self, t_s: float, /) -> Outcome:
+        """Return what the last command led to, stamped `t_s`."""
+        ...
+
+    def pose(self) -> np.ndarray:
+        """Return the configuration for drawing, (P,)."""
+        ...
+
+
+class Agent(Protocol):
+    """What the loop asks of whoever plans, doubts and learns."""
+
+    def begin_episode(self, episode: int, seed: int, /) -> None:
+        """Forget what belongs to the last episode and seed the generator."""
+        ...
+
+    def plan(self, observation: Observation, committed_KA: np.ndarray, /) -> ActionPlan:
+        """Return a plan that starts K control steps after `observation`, for which `committed_KA` is already due."""
+        ...
+
+    def observe(
+        self, before: Observation, action_A: np.ndarray, after: Observation, reward: float, /
+    ) -> Sequence[AgentEvent]:
+        """Take in one control step, whose `action_A` is what was sent."""
+        ...
+
+    def end_episode(self, terminated: bool, /) -> Sequence[AgentEvent]:
+        """Take in how the episode ended: by falling (terminated) or by time."""
+        ...
+
+    def take_job(self) -> Callable[[], Any] | None:
+        """Return a job on copies that should start now, or None."""
+        ...
+
+    def receive(self, result: Any, t_s: float, /) -> Sequence[AgentEvent]:
+        """Judge what the job returned, and swap it in or keep what is."""
+        ...

@@ -1,0 +1,87 @@
+"""A simulated robot behind the same door as a real one: nothing reaches `env.step` but through `make_safe`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deploy.loop import Outcome
+from deploy.safety import Command, RobotLimits, make_safe
+from envs.faults import FaultWrapper, parse_faults
+from envs.robots import make_env, robot_spec
+from envs.types import Observation
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from deploy.config import RunConfig
+
+
+class SimRobot:
+    """An environment as a robot. The action applied after a simulated fault is reported beside the one sent."""
+
+    def __init__(
+        self, env: gymnasium.Env, dt_s: float, limits: RobotLimits, episode_steps: int | None = None
+    ) -> None:
+        self.dt_s, self.hold_A, self.limits = dt_s, limits.hold_A, limits.build()
+        size = env.action_space.shape
+        if size != self.hold_A.shape:
+            raise ValueError(f"the robot has actions {size}, its limits are for {self.hold_A.shape}")
+        self._env, self._episode_steps = env, episode_steps
+        self._last_A, self._steps = self.hold_A, 0
+        self._result: tuple[Any, float, bool, bool, dict[str, Any]] | None = None
+
+    @property
+    def last_A(self) -> np.ndarray:
+        """The action that was sent last, (A,); `hold` after a reset."""
+        return self._last_A
+
+    def reset(self, seed: int, t_s: float, /) -> Observation:
+        """Put the robot at a start drawn from `seed`."""
+        state_O, _ = self._env.reset(seed=seed)
+        self._last_A, self._steps, self._result = self.hold_A, 0, None
+        return Observation(t_s, np.asarray(state_O, dtype=np.float64))
+
+    def send(self, action_A: np.ndarray, /) -> Command:
+        """Make `action_A` safe, advance the simulation by one step under it, and return what was sent."""
+        command = make_safe(action_A, self._last_A, self.dt_s, self.limits)
+        self._last_A, self._steps = command.action_A, self._steps + 1
+        state_O, reward, terminated, truncated, info = self._env.step(command.action_A.astype(np.float32))
+        self._result = state_O, float(reward), terminated, truncated, info
+        return command
+
+    def read(self, t_s: float, /) -> Outcome:
+        """Return what the last command led to. A diverged simulation reads as a state that is not finite."""
+        if self._result is None:
+            raise RuntimeError("read() comes after send()")
+        state_O, reward, terminated, truncated, info = self._result
+        state_O = np.asarray(state_O, dtype=np.float64)
+        if info.get("diverged"):
+            state_O = np.full_like(state_O, np.nan)
+        applied_A = np.asarray(info.get("action_applied", self._last_A), dtype=np.float64)
+        over = self._episode_steps is not None and self._steps >= self._episode_steps
+        return Outcome(Observation(t_s, state_O), reward, bool(terminated), bool(truncated) or over, applied_A)
+
+    def pose(self) -> np.ndarray:
+        """Return MuJoCo's joint positions, (P,); for a robot without MuJoCo, nothing, (0,)."""
+        data = getattr(self._env.unwrapped, "data", None)
+        return np.zeros(0) if data is None else np.array(data.qpos)
+
+
+def make_robot(cfg: RunConfig) -> tuple[SimRobot, float | None]:
+    """Return the simulated robot of a run and the second at which its first fault starts (None without faults).
+
+    Raises KeyError or ValueError, in one line, for an unknown robot, version or fault.
+    """
+    spec = robot_spec(cfg.robot, cfg.version)
+    faults = parse_faults(list(cfg.faults), spec)
+    env = make_env(cfg.robot, cfg.version)
+    robot = SimRobot(FaultWrapper(env, faults) if faults else env, spec.dt_s, cfg.limits, cfg.episode_steps)
+    return robot, first_start(faults)
+
+
+def first_start(faults: Sequence[Any]) -> float | None:
+    """Return when the first of the faults starts [s]."""
+    return min((fault.start_s for fault in faults), default=None)

@@ -1,0 +1,108 @@
+"""`surefoot train PRESET`: train the parts of a world model, with progress; Ctrl-C keeps what is done, the same command resumes."""
+
+from __future__ import annotations
+
+import difflib
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from configs.models import MODELS
+from world_models.checkpoint import save_part
+from world_models.fit import TASKS, ModelConfig, Task
+from world_models.training import Run, TrainConfig, train
+
+Part = Literal["proposal", "dynamics", "value"]
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """Train a world model part by part and write its weights and cards."""
+
+    preset: Annotated[str, tyro.conf.Positional]
+    """Which model: see configs/models.py."""
+    parts: tuple[Part, ...] = ("proposal", "dynamics", "value")
+    data: Path = Path("data")
+    """Folder with the data sets that `surefoot collect` made."""
+    out: Path | None = None
+    """Where weights go; checkpoints/PRESET if not given."""
+    work: Path = Path("runs/training")
+    """Folder for resumable state."""
+    steps: int | None = None
+    """Fewer or more optimiser steps than the preset's."""
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        if self.preset not in MODELS:
+            near = difflib.get_close_matches(self.preset, MODELS) or sorted(MODELS)
+            raise ValueError(f"no model preset {self.preset!r}; choose from {near}")
+
+
+def commit() -> str:
+    """Return the commit of this checkout, or `unknown` outside one."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def with_steps(cfg: ModelConfig, part: Part, steps: int | None) -> tuple[ModelConfig, TrainConfig]:
+    """Return the config with the number of steps that was asked for, and the part's training."""
+    own = getattr(cfg, part)
+    if steps is not None:
+        own = replace(own, train=replace(own.train, steps=steps))
+    return replace(cfg, **{part: own}), own.train
+
+
+def train_part(task: Task, run: Run, part: str, console: Console) -> list[list[float]]:
+    """Train with a progress bar (lines when there is no terminal); return the held-out curve."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        bar = bars.add_task(part, total=run.cfg.steps, completed=run.step, note="")
+        for report in train(run, task.train_loss, task.heldout_loss):
+            bars.update(bar, completed=report.step, note=f"loss {report.loss:.4f}")
+            if report.heldout is not None:
+                rate = report.seconds / max(1, report.step)
+                left = (report.steps - report.step) * rate
+                line = f"{part} {report.step}/{report.steps} loss {report.loss:.4f} held-out {report.heldout:.4f}"
+                console.print(f"{line} about {left / 60:.0f} min left", highlight=False)
+    return run.curve
+
+
+def train_all(args: TrainArgs, console: Console) -> None:
+    """Train the parts one after the other."""
+    torch.set_num_threads(args.threads)
+    out = args.out or Path("checkpoints") / args.preset
+    for part in args.parts:
+        cfg, training = with_steps(MODELS[args.preset], part, args.steps)
+        torch.manual_seed(training.seed)
+        task = TASKS[part](cfg, args.data)
+        run = Run(task.model, training, args.work / args.preset / part)
+        curve = train_part(task, run, part, console)
+        figures = task.finish(run.use_ema().eval())
+        card = task.card | {"commit": commit(), "torch": torch.__version__, "curve": curve, "metrics": figures}
+        save_part(out, part, task.model, card)
+        console.print(f"wrote {out / part}.safetensors {figures}", highlight=False)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit status: 0 done, 2 bad input, 130 interrupted (the same command resumes)."""
+    console = Console()
+    try:
+        train_all(tyro.cli(TrainArgs, args=argv, prog="surefoot train"), console)
+    except (ValueError, FloatingPointError) as error:
+        console.print(f"surefoot train: {error}", highlight=False)
+        return 2
+    except KeyboardInterrupt:
+        console.print("interrupted: run the same command again to go on from the last saved step")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

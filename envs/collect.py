@@ -1,0 +1,290 @@
+"""Collecting a data set: trained policies act, whole episodes go to a spool; the result depends on recipe and policies only.
+
+Each episode has its own random numbers, derived from (seed, episode index): number of workers, interruptions and order of
+completion change nothing. The data set is the shortest run of episodes 0, 1, .. that holds `steps` control steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from envs.episodes import Episode, Spool, write_atomically
+from envs.policies import Policy, load_policy
+
+if TYPE_CHECKING:
+    import gymnasium
+
+_RECIPE_FILE = "recipe.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a data set is made of."""
+
+    name: str
+    """Folder of the data set under the output folder."""
+    policy: str
+    """File of the policy, in the policies folder."""
+    mixture: tuple[tuple[int | None, float], ...]
+    """(snapshot, weight) of the policies among which each episode draws its own; snapshot None for files with a single one."""
+    steps: int
+    """Control steps to collect at least; the last episode is kept whole."""
+    robot: str = "walker2d"
+    version: str = "v4"
+    seed: int = 0
+    sampled: bool = True
+    """Sample the policies' actions; False for their mean actions."""
+    action_noise: float = 0.0
+    """Standard deviation of Gaussian noise added to the actions, in fractions of half their range."""
+    max_episode_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.max_episode_steps < 1:
+            raise ValueError(f"steps and max_episode_steps must be >= 1, got {self.steps}, {self.max_episode_steps}")
+        if self.action_noise < 0:
+            raise ValueError(f"action_noise must be >= 0, got {self.action_noise}")
+        weights = [weight for _, weight in self.mixture]
+        if not weights or min(weights) < 0 or sum(weights) <= 0:
+            raise ValueError(f"mixture needs weights >= 0 with a positive sum, got {weights}")
+
+
+_WALKER_LADDER = "Walker2d.openai_trpo_snapshots.log_Walker2d-v1_1.npz"
+
+RECIPES: dict[str, tuple[str, Recipe]] = {
+    "walker2d-medium": (
+        "half-trained walkers, sampled actions: mean return about 2850, as D4RL's walker2d-medium",
+        Recipe(
+            name="walker2d-medium",
+            policy=_WALKER_LADDER,
+            mixture=((60, 0.20), (80, 0.42), (100, 0.38)),
+            steps=500_000,
+        ),
+    ),
+    "walker2d-medium-replay": (
+        "from the first steps to half-trained: mean return about 683, as D4RL's walker2d-medium-replay",
+        Recipe(
+            name="walker2d-medium-replay",
+            policy=_WALKER_LADDER,
+            mixture=((0, 0.38), (20, 0.33), (40, 0.14), (60, 0.08), (80, 0.05), (100, 0.02)),
+            steps=300_000,
+            seed=1,
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """How much there is so far, counted in the order of the episodes."""
+
+    episodes: int = 0
+    steps: int = 0
+    total_reward: float = 0.0
+    terminated: int = 0
+
+    @property
+    def mean_return(self) -> float:
+        """Mean undiscounted return of an episode; nan before the first."""
+        return self.total_reward / self.episodes if self.episodes else float("nan")
+
+    def add(self, outcome: Outcome) -> Collected:
+        """Return the sum with one more episode."""
+        return Collected(
+            self.episodes + 1,
+            self.steps + outcome.steps,
+            self.total_reward + outcome.total_reward,
+            self.terminated + outcome.terminated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the bookkeeping needs to know of an episode."""
+
+    steps: int
+    total_reward: float
+    terminated: bool
+
+
+class Collector:
+    """Runs the episodes of one recipe: an environment and the loaded policies of its mixture."""
+
+    def __init__(self, recipe: Recipe, policies: Path) -> None:
+        """Raise ValueError or FileNotFoundError, in one line, for a policy that cannot be used."""
+        from envs.robots import make_env
+
+        self.recipe = recipe
+        self.policies: Mapping[int | None, Policy] = {
+            snapshot: load_policy(policies / recipe.policy, snapshot) for snapshot, _ in recipe.mixture
+        }
+        self.env: gymnasium.Env = make_env(recipe.robot, recipe.version)
+
+    def run(self, index: int) -> Episode:
+        """Return episode `index`; a function of the recipe, the policies and the index."""
+        seed_env, seed_policy = np.random.SeedSequence([self.recipe.seed, index]).spawn(2)
+        rng = np.random.default_rng(seed_policy)
+        snapshot = _draw(self.recipe.mixture, rng)
+        seed = int(seed_env.generate_state(1)[0])
+        act = self._actor(self.policies[snapshot], rng)
+        meta = {"index": index, "snapshot": snapshot, "recipe": self.recipe.name}
+        return run_episode(self.env, act, seed, self.recipe.max_episode_steps, meta)
+
+    def outcome(self, index: int, spool: Spool) -> Outcome:
+        """Make sure that episode `index` is on disk, running it where it is missing or torn."""
+        episode = spool.read_if_whole(index)
+        if episode is None:
+            episode = self.run(index)
+            spool.write(index, episode)
+        return Outcome(episode.length, episode.total_reward, episode.terminated)
+
+    def _actor(self, policy: Policy, rng: np.random.Generator) -> Actor:
+        low_A, high_A = self.env.action_space.low, self.env.action_space.high  # pyright: ignore[reportAttributeAccessIssue]
+        noise_A = self.recipe.action_noise * (high_A - low_A) / 2
+        sampler = rng if self.recipe.sampled else None
+
+        def act(state_O: np.ndarray, step: int) -> np.ndarray:
+            action_A = policy.act(state_O[None], sampler, step)[0]
+            if self.recipe.action_noise:
+                action_A = action_A + noise_A * rng.standard_normal(action_A.shape)
+            return np.clip(action_A, low_A, high_A)
+
+        return act
+
+
+Actor = Callable[[np.ndarray, int], np.ndarray]
+"""(state_O, step) -> action_A."""
+
+
+def run_episode(env: gymnasium.Env, act: Actor, seed: int, max_steps: int, meta: Mapping[str, object]) -> Episode:
+    """Return the episode that `act` makes of `env` from the reset with `seed`, cut after `max_steps`."""
+    state_O, _ = env.reset(seed=seed)
+    states, actions, applied, rewards = [state_O], [], [], []
+    terminated = truncated = False
+    while not (terminated or truncated):
+        # What is stored is what is sent, to the bit, so that an episode can be replayed from its seed and its actions.
+        action_A = act(state_O, len(rewards)).astype(np.float32)
+        state_O, reward, terminated, truncated, info = env.step(action_A)
+        states.append(state_O)
+        actions.append(action_A)
+        applied.append(info.get("action_applied", action_A))
+        rewards.append(reward)
+        truncated = bool(truncated) or len(rewards) == max_steps
+    action_TA = np.stack(actions)
+    return Episode(
+        state_TO=np.stack(states),
+        action_requested_TA=action_TA,
+        action_TA=action_TA,
+        action_applied_TA=np.stack(applied),
+        reward_T=np.asarray(rewards),
+        terminated=bool(terminated),
+        truncated=truncated,
+        seed=seed,
+        meta=meta,
+    )
+
+
+def collect(
+    recipe: Recipe,
+    policies: Path,
+    spool: Spool,
+    workers: int = 1,
+    report: Callable[[Collected], None] = lambda _: None,
+) -> Collected:
+    """Fill the spool with the recipe's episodes and return their number, steps and return; `report` hears of each.
+
+    Continues a collection of the same recipe and policies. Raises ValueError where the spool holds another one, or
+    `workers` is not positive; policy errors as `load_policy`.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be >= 1, got {workers}")
+    _claim(spool, recipe, policies)
+    done = Collected()
+    with _outcomes(recipe, policies, spool, workers) as outcomes:
+        for outcome in outcomes:
+            done = done.add(outcome)
+            report(done)
+            if done.steps >= recipe.steps:
+                break
+    spool.trim(done.episodes)
+    return done
+
+
+def provenance(recipe: Recipe, policies: Path) -> dict[str, object]:
+    """Return the recipe and the checksum of its policy file as JSON values. Raises FileNotFoundError without the file."""
+    path = policies / recipe.policy
+    if not path.is_file():
+        raise FileNotFoundError(f"no policy file {path}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return json.loads(json.dumps({"recipe": dataclasses.asdict(recipe), "policy_sha256": digest}))
+
+
+def _claim(spool: Spool, recipe: Recipe, policies: Path) -> None:
+    """Write down what the spool is for, or check it."""
+    path, ours = spool.folder / _RECIPE_FILE, provenance(recipe, policies)
+    if not path.exists():
+        write_atomically(path, json.dumps(ours, indent=1).encode())
+    elif json.loads(path.read_bytes()) != ours:
+        raise ValueError(f"{spool.folder} holds episodes of another recipe or policy file: delete it or finish that one")
+
+
+def _draw(mixture: tuple[tuple[int | None, float], ...], rng: np.random.Generator) -> int | None:
+    weights = np.array([weight for _, weight in mixture])
+    return mixture[int(rng.choice(len(mixture), p=weights / weights.sum()))][0]
+
+
+@contextmanager
+def _outcomes(recipe: Recipe, policies: Path, spool: Spool, workers: int) -> Iterator[Iterator[Outcome]]:
+    """Outcomes of episodes 0, 1, ... without end, computed here or by worker processes some way ahead."""
+    collector = Collector(recipe, policies)  # also here with workers, so that an error is raised before they start
+    if workers == 1:
+        yield (collector.outcome(index, spool) for index in _count())
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (recipe, policies, spool))
+    try:
+        yield _ahead(pool, 4 * workers)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ahead(pool: ProcessPoolExecutor, window: int) -> Iterator[Outcome]:
+    pending: deque[Future[Outcome]] = deque()
+    for index in _count():
+        pending.append(pool.submit(_work, index))
+        if len(pending) == window:
+            yield pending.popleft().result()
+
+
+def _count() -> Iterator[int]:
+    index = 0
+    while True:
+        yield index
+        index += 1
+
+
+_worker: tuple[Collector, Spool] | None = None
+
+
+def _start_worker(recipe: Recipe, policies: Path, spool: Spool) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
+    _worker = Collector(recipe, policies), spool
+
+
+def _work(index: int) -> Outcome:
+    assert _worker is not None
+    collector, spool = _worker
+    return collector.outcome(index, spool)

@@ -1,0 +1,119 @@
+"""Intervals against closed forms and simulation, results that survive the disk, and a results page that is up to date."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import report
+from benchmarks.common import (
+    RESULTS,
+    Interval,
+    Options,
+    Result,
+    Table,
+    cell,
+    holm,
+    mean_interval,
+    paired_interval,
+    parse,
+    publish,
+    rate_interval,
+)
+from deploy.machine import ROOT
+
+NOT_BENCHMARKS = {"report"}
+BENCHMARKS = sorted(
+    path.stem
+    for path in (ROOT / "benchmarks").glob("*.py")
+    if "__main__" in path.read_text() and path.stem not in NOT_BENCHMARKS
+)
+
+
+def test_the_wilson_interval_is_its_closed_form():
+    n, p, z = 50, 0.9, 1.959964
+    middle, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    found = rate_interval(45, 50)
+    assert found.lo == pytest.approx((middle - half) / (1 + z**2 / n), abs=1e-6)
+    assert found.hi == pytest.approx((middle + half) / (1 + z**2 / n), abs=1e-6)
+    assert found.mean == 0.9
+
+
+def test_the_bootstrap_interval_covers_the_mean_of_normal_data_about_95_times_in_100():
+    rng = np.random.default_rng(1)
+    hits = [
+        found.lo <= 3.0 <= found.hi
+        for _ in range(200)
+        if (found := mean_interval(rng.normal(3.0, 2.0, size=40), resamples=500))
+    ]
+    assert 0.88 <= np.mean(hits) <= 0.99
+
+
+def test_a_paired_interval_sees_through_what_both_share():
+    rng = np.random.default_rng(2)
+    shared = rng.normal(0.0, 100.0, size=60)
+    found = paired_interval(shared + 1.0 + rng.normal(0, 0.1, 60), shared)
+    assert 0.9 < found.lo < 1.0 < found.hi < 1.1
+
+
+def test_holm_matches_the_worked_example():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, float("nan")], []])
+def test_an_interval_of_too_little_is_refused(values):
+    with pytest.raises(ValueError, match="at least 2 finite values"):
+        mean_interval(values)
+
+
+def test_cells_read_well():
+    assert cell(Interval(1.23456, 1.0, 2.0, 9)) == "1.235 [1, 2]"
+    assert [cell(v) for v in (None, True, 3, 12345.6, float("nan"), "x")] == ["–", "yes", "3", "12346", "–", "x"]
+
+
+def test_a_row_that_does_not_fit_its_table_is_refused():
+    with pytest.raises(ValueError, match="2 columns"):
+        Table("t", ("a", "b"), ((1,),))
+
+
+def some_result() -> Result:
+    rows = (("case | one", Interval(1.0, 0.5, 1.5, 3)), ("case two", float("inf")))
+    headline = {"rate": rate_interval(9, 10), "p50_ms": np.float64(3.0)}
+    return Result("sample", "A claim.", headline, (Table("Cases", ("case", "value"), rows),), (0, 1, 2), 3)
+
+
+def test_a_published_result_ends_in_one_json_line_and_makes_a_page(tmp_path, capsys):
+    publish(some_result(), Options(out=tmp_path / "results" / "sample.json"))
+    closing = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert closing["benchmark"] == "sample"
+    assert closing["rate"]["n"] == 10
+    page = report.page(tmp_path / "results")
+    assert "| case \\| one | 1 [0.5, 1.5] |" in page
+    assert "| case two | – |" in page
+    assert page == report.page(tmp_path / "results")
+
+
+def test_quick_results_do_not_reach_the_page(tmp_path):
+    publish(some_result(), Options(quick=True, out=tmp_path / "sample.json"))
+    with pytest.raises(ValueError, match="--quick"):
+        report.page(tmp_path)
+
+
+def test_the_results_page_is_up_to_date_with_the_committed_results():
+    assert report.PAGE.read_text() == report.page(RESULTS), "run `python -m benchmarks.report`"
+
+
+def test_a_misspelt_option_is_refused_and_the_near_one_named(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(Options, "a benchmark", ["--quikc"])
+    assert stopped.value.code == 2
+    assert "--quick" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_has_a_quick_form(name):
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--quick" in shown

@@ -1,0 +1,140 @@
+"""Weights on disk: safetensors and a JSON card per part, `checkpoints/<preset>/<part>.safetensors`; never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from world_models.denoiser import DenoiserConfig
+from world_models.diffusion import DiffusionConfig
+from world_models.dynamics import DiffusionDynamics
+from world_models.normaliser import Normaliser
+from world_models.proposal import DiffusionProposal
+from world_models.value import ValueConfig, ValueEnsemble
+
+FORMAT = 1
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file through a temporary name, so that a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def save_part(folder: Path, part: str, model: nn.Module, card: Mapping[str, Any], half: bool = True) -> None:
+    """Write weights (bf16 for the networks, float32 for statistics, unless `half` is false) and the card beside them."""
+    nets = {name for name, _ in model.named_parameters()}
+    tensors = {n: t.bfloat16() if half and n in nets else t for n, t in model.state_dict().items()}
+    save_tensors(folder / f"{part}.safetensors", tensors)
+    temporary = folder / f"{part}.json.tmp"
+    temporary.write_text(json.dumps({"format": FORMAT, "part": part, **card}, indent=1, sort_keys=True) + "\n")
+    os.replace(temporary, folder / f"{part}.json")
+
+
+def read_card(folder: Path, part: str) -> dict[str, Any]:
+    """Return the card of a part. Raises ValueError, in one line, where it is missing or not a card."""
+    path = folder / f"{part}.json"
+    if not path.exists():
+        raise ValueError(f"no checkpoint {part!r} in {folder}: train it with `surefoot train`, or name another folder")
+    try:
+        card = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a JSON card: {error}") from None
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise ValueError(f"{path}: expected a card of format {FORMAT}")
+    return card
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, as float32. Raises ValueError, in one line, where it is missing, cut short or corrupt."""
+    try:
+        return {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}): fetch it again or retrain") from None
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Copy a file's tensors into the model. Raises ValueError where names, shapes or values are wrong."""
+    tensors = read_tensors(path)
+    own = model.state_dict()
+    wrong = sorted(set(own) ^ set(tensors)) or [n for n in own if own[n].shape != tensors[n].shape]
+    if wrong:
+        raise ValueError(f"{path} does not fit the model of its card: {', '.join(wrong[:3])} differ")
+    bad = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
+    if bad:
+        raise ValueError(f"{path} holds non-finite values in {bad[0]}")
+    model.load_state_dict(tensors)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the shapes of a model's parts follow from."""
+
+    state: int
+    action: int
+    horizon: int
+
+
+def blank(size: tuple[int, ...]) -> Normaliser:
+    """Return statistics to be filled by `load_weights`."""
+    return Normaliser(torch.zeros(size), torch.ones(size))
+
+
+def build_part(card: Mapping[str, Any]) -> nn.Module:
+    """Return the untrained model that a card describes."""
+    part, size = card["part"], Sizes(**card["sizes"])
+    state, action = blank((size.state,)), blank((size.action,))
+    if part == "value":
+        return ValueEnsemble(ValueConfig(**card["value"]), state, blank((1,)))
+    net, diff = DenoiserConfig(**card["denoiser"]), DiffusionConfig(**card["diffusion"])
+    if part == "proposal":
+        return DiffusionProposal(net, diff, size.horizon, state, action)
+    if part == "dynamics":
+        return DiffusionDynamics(net, diff, state, action, blank((size.horizon, size.state)))
+    raise ValueError(f"no part named {part!r}; choose from ['dynamics', 'proposal', 'value']")
+
+
+def load_part(folder: Path, part: str) -> nn.Module:
+    """Return a trained part in evaluation mode, float32."""
+    model = build_part(read_card(folder, part))
+    load_weights(model, folder / f"{part}.safetensors")
+    return model.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class WorldModel:
+    """The three parts that a planner is composed of."""
+
+    proposal: DiffusionProposal
+    dynamics: DiffusionDynamics
+    value: ValueEnsemble
+    card: Mapping[str, Any]
+
+
+def load_model(folder: Path) -> WorldModel:
+    """Return the parts in `folder`. Raises ValueError, in one line, for whatever is missing or does not fit."""
+    parts = {part: load_part(folder, part) for part in ("proposal", "dynamics", "value")}
+    return WorldModel(**parts, card={part: read_card(folder, part) for part in parts})  # pyright: ignore
+
+
+def fast(part: nn.Module, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
+    """Convert the denoiser of a part, in place, for planning; statistics stay float32."""
+    if isinstance(part, DiffusionProposal | DiffusionDynamics):
+        part.net.to(dtype)
+    return part
+
+
+def describe(**configs: Any) -> dict[str, Any]:
+    """Return config dataclasses as the plain values a card holds."""
+    return {name: asdict(cfg) for name, cfg in configs.items()}
