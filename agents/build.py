@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from agents.adaptive import AdaptiveAgent
+from agents.learned import LearnedConfig, build_learned
 from agents.mpc import MpcAgent
-from envs.linear import LinearDynamics
-from envs.robots import readings, reward
 from planners.cem import Cem
 from planners.objectives import parse_objective
 from planners.search import SearchPlanner
@@ -31,7 +31,7 @@ class LinearConfig:
     """Candidates per iteration."""
 
 
-AgentConfig = LinearConfig
+AgentConfig = LinearConfig | LearnedConfig
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,24 @@ class TaskReward:
 
     def __call__(self, readings: Readings, actions_BSHA: Tensor, /) -> Tensor:
         """Return the cost per candidate, (B, S)."""
+        from envs.robots import reward
+
         return -reward(self.spec, readings, actions_BSHA).sum(-1)
 
 
-def build_agent(cfg: AgentConfig, spec: RobotSpec, objective: str = "", adapt: bool = True) -> MpcAgent:
+def build_agent(
+    cfg: AgentConfig, spec: RobotSpec, objective: str = "", adapt: bool = True, seed: int = 0
+) -> MpcAgent | AdaptiveAgent:
     """Return the agent; `objective` "" is the task's own. Raises ValueError for one that the robot cannot read."""
+    if isinstance(cfg, LearnedConfig):
+        return build_learned(cfg, spec, objective, adapt, seed)
     return _linear(cfg, spec, objective)
 
 
 def _linear(cfg: LinearConfig, spec: RobotSpec, objective: str) -> MpcAgent:
+    from envs.linear import LinearDynamics  # presets import this file, and must not load a simulator
+    from envs.robots import readings
+
     if spec.name != "double_integrator":
         raise ValueError(f"the linear agent knows the double_integrator only, got {spec.name!r}")
     dynamics = LinearDynamics()

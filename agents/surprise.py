@@ -150,8 +150,8 @@ def begin_episode(state: SurpriseState) -> SurpriseState:
 def rescale(state: SurpriseState) -> SurpriseState:
     """After a model swap or a change of goal: estimate location and scale anew, with a higher threshold until then.
 
-    What is wrong for most of the next `settle` updates becomes the new normal, so rescale for a known cause only. The
-    estimates are from few dependent updates, so the false-alarm rate afterwards is the set one only roughly (times 1 to 3).
+    What is wrong for most of the next `settle` updates becomes the new normal, so rescale for a known cause only. With
+    estimates from few dependent updates the false-alarm rate afterwards is about the set one, not guaranteed.
     """
     return replace(state, drift=0.0, last=None, window=())
 
@@ -185,7 +185,7 @@ def advance(
     after = SurpriseState(
         drift, last, state.index + 1, state.quiet, state.shift, state.stretch, state.window, state.nonfinite
     )
-    return (_settle(after, raw, cfg) if state.provisional else after), max(score, 0.0)
+    return (_settle(after, raw, phi, cfg) if state.provisional else after), max(score, 0.0)
 
 
 def update(
@@ -193,9 +193,9 @@ def update(
 ) -> tuple[SurpriseState, float, bool]:
     """Fold in one error: return the next state, the score and whether this update raises an alarm.
 
-    `error` is the lag-normalised prediction error of the model in use, >= 0. One that is not finite scores inf, is counted
-    in `state.nonfinite` and alarms (again after each refractory time, for as long as it lasts). Never raises once `start`
-    has accepted the calibration.
+    `error` is the lag-normalised prediction error of the model in use, >= 0. One that is not finite scores inf, is
+    counted in `state.nonfinite` and alarms (again after each refractory time, for as long as it lasts). Never raises
+    once `start` has accepted the calibration.
     """
     threshold = current_threshold(state, calibration, cfg)
     after, score = advance(state, error, calibration, cfg)
@@ -217,12 +217,14 @@ def read(
     return after, SurpriseReading(t_s, error, score, threshold, state.provisional, alarm)
 
 
-def _settle(state: SurpriseState, raw: float, cfg: SurpriseConfig) -> SurpriseState:
-    """Collect `raw`; with `settle` of them take their median and MAD as the new location and scale."""
+def _settle(state: SurpriseState, raw: float, phi: float, cfg: SurpriseConfig) -> SurpriseState:
+    """Collect `raw`; with `settle` of them take their median and MAD as the new location and scale, both cautiously."""
     window = (*(state.window or ()), raw)
     if len(window) < cfg.settle:
         return replace(state, window=window)
-    shift = statistics.median(window)
-    spread = MAD_TO_STD * statistics.median(abs(x - shift) for x in window)
+    median = statistics.median(window)
     # A short dependent window underestimates the scale; a scale below the calibration's would void its threshold.
-    return replace(state, window=None, shift=shift, stretch=max(1.0, spread), last=None)
+    stretch = max(1.0, MAD_TO_STD * statistics.median(abs(x - median) for x in window))
+    # Too low a location would raise false alarms for ever after, too high a one costs little: add one standard error.
+    deviation = stretch * math.sqrt(0.5 * math.pi * (1.0 + phi) / (1.0 - phi) / len(window))
+    return replace(state, window=None, shift=median + deviation, stretch=stretch, last=None)

@@ -41,7 +41,12 @@ class Options:
 
 def parse[O: Options](kind: type[O], what: str | None, argv: Sequence[str] | None = None) -> O:
     """Return the options on the command line; exits with one line that names the near misses where one is misspelt."""
-    return tyro.cli(kind, args=argv, description=what)
+    return tyro.cli(kind, args=argv, description=what, prog=program())
+
+
+def program() -> str:
+    """Return how this benchmark is started."""
+    return f"python -m benchmarks.{Path(sys.argv[0]).stem}"
 
 
 # --- intervals
@@ -147,11 +152,10 @@ def cell(value: Any) -> str:
 
 def document(result: Result, options: Options) -> dict[str, Any]:
     """Return the result as JSON values, with the machine, the commit and the command that made it."""
-    name = Path(sys.argv[0]).stem
     return {
         **asdict(result),
         "quick": options.quick,
-        "command": " ".join([f"python -m benchmarks.{name}", *sys.argv[1:]]),
+        "command": " ".join([program(), *sys.argv[1:]]),
         "commit": commit(),
         "machine": describe_machine(),
     }

@@ -1,4 +1,6 @@
-"""What each robot's motors may be asked for. A simulated torque may turn over within one control step; a real arm gets far less."""
+"""What each robot's motors may be asked for.
+
+A simulated torque may turn over within one control step; a real arm gets far less."""
 
 from __future__ import annotations
 

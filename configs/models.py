@@ -16,16 +16,18 @@ WALKER_SMALL = ModelConfig(
     proposal=DiffusionPart(
         DenoiserConfig(width=128, layers=3, mlp=512, patch=4),
         DiffusionConfig(sample_steps=2),
-        TrainConfig(steps=12_000),
+        TrainConfig(steps=10_000, batch=128, learning_rate=7e-4, weight_decay=0.1),
         MEDIUM,
     ),
     dynamics=DiffusionPart(
         DenoiserConfig(width=128, layers=4, mlp=512, patch=4, causal=True),
         DiffusionConfig(sample_steps=2),
-        TrainConfig(steps=16_000),
+        TrainConfig(steps=16_000, batch=128, learning_rate=7e-4, weight_decay=0.1),
         BOTH,
     ),
-    value=ValuePart(ValueConfig(), TrainConfig(steps=8_000, batch=1024, bf16=False, weight_decay=0.1), MEDIUM),
+    value=ValuePart(
+        ValueConfig(), TrainConfig(steps=4_000, batch=1024, bf16=False, weight_decay=0.1, learning_rate=1e-3), MEDIUM
+    ),
 )
 
 _PUBLISHED = DenoiserConfig(width=256, layers=5, heads=8, qkv=1024, mlp=2048, patch=1, fused=False)

@@ -1,4 +1,4 @@
-"""Everything that one run needs, as a frozen tree; saved as `config.yaml` beside the run, which `--config` runs again."""
+"""Everything that one run needs, as a frozen tree; `config.yaml` beside each run holds it, to be run again."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from agents.build import AgentConfig
+from agents.build import AgentConfig, LinearConfig
 from deploy.safety import RobotLimits
 
 
@@ -22,7 +22,7 @@ class RunConfig:
     preset: tyro.conf.Suppress[str]
     robot: tyro.conf.Suppress[str]
     limits: RobotLimits
-    agent: AgentConfig = field(default_factory=AgentConfig)
+    agent: AgentConfig = field(default_factory=LinearConfig)
     version: str = "v4"
     """Gymnasium's model of the robot: v4 (as in D4RL) or v5."""
     objective: str = ""
@@ -48,8 +48,8 @@ class RunConfig:
     """... or after so many simulated seconds."""
     episode_steps: int | None = None
     """Length of an episode in control steps; None: the robot's own."""
-    video: bool = True
-    """Whether to draw the robot into the report and a video."""
+    pictures: Literal["drawn", "mujoco", "none"] = "drawn"
+    """The robot in report and video: drawn from its poses, rendered by MuJoCo where OpenGL works, or not at all."""
     out: Path | None = None
     """Folder of the run; None: runs/<time>-<preset>."""
 
@@ -71,7 +71,7 @@ class RunConfig:
 
 def to_tree(cfg: Any) -> Any:
     """Return a config as plain dicts, lists and scalars, as YAML has them."""
-    if dataclasses.is_dataclass(cfg):
+    if dataclasses.is_dataclass(cfg) and not isinstance(cfg, type):
         return {f.name: to_tree(getattr(cfg, f.name)) for f in dataclasses.fields(cfg)}
     if isinstance(cfg, tuple | list):
         return [to_tree(item) for item in cfg]
@@ -114,19 +114,22 @@ def overlay(base: Any, tree: Mapping[str, Any], where: str) -> Any:
 
 
 def _like(base: Any, value: Any, where: str) -> Any:
+    """Return a value from YAML as the type that `base` has; an optional value may be None."""
     if dataclasses.is_dataclass(base):
         if not isinstance(value, dict):
             raise ValueError(f"{where} has settings of its own, got {value!r}")
         return overlay(base, value, where)
-    if isinstance(base, tuple):
-        if not isinstance(value, list):
-            raise ValueError(f"{where} must be a list, got {value!r}")
-        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
-    if isinstance(base, float) and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, list):
+        value = tuple(tuple(item) if isinstance(item, list) else item for item in value)
+    if value is None or base is None:
+        return value
+    if isinstance(base, Path) and isinstance(value, str):
+        return Path(value)
+    if isinstance(base, float) and type(value) is int:
         return float(value)
-    if base is not None and value is not None and not isinstance(value, type(base)) and not isinstance(base, Path):
+    if not isinstance(value, type(base)):
         raise ValueError(f"{where} must be {type(base).__name__}, got {value!r}")
-    return Path(value) if isinstance(base, Path) and value is not None else value
+    return value
 
 
 def near(word: str, words: Sequence[str] | Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 from packaging.requirements import InvalidRequirement, Requirement
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deploy.clock import Clock, MonotonicClock
@@ -84,9 +85,9 @@ def differing_packages(lock: str) -> list[str]:
         try:
             have = metadata.version(pin.name)
         except metadata.PackageNotFoundError:
-            have = "absent"
-        if have not in pin.specifier:
-            found.append(f"{pin.name} {have}, not {str(pin.specifier).removeprefix('==')}")
+            have = None
+        if have is None or have not in pin.specifier:
+            found.append(f"{pin.name} {have or 'absent'}, not {str(pin.specifier).removeprefix('==')}")
     return found
 
 
@@ -223,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for finding in examine(cfg):
             findings.append(finding)
             word = f"[{colours[finding.verdict]}]{finding.verdict.value}[/]"
-            table.add_row(finding.name, finding.seen, word, finding.advice)
+            table.add_row(escape(finding.name), escape(finding.seen), word, escape(finding.advice))
     console.print(table)
     failed, limited = (
         ", ".join(finding.name for finding in findings if finding.verdict is verdict)

@@ -33,9 +33,10 @@ class NonFinite:
 
 @dataclass
 class History:
-    """Everything that a summary and a report are made from; `fault_s` is when the first fault starts, if one does."""
+    """Everything that a summary and a report are made from; `fault_s` is when the first fault starts."""
 
     fault_s: float | None
+    dt_s: float
     episodes: list[EpisodeRecord] = field(default_factory=list)
     poses: list[np.ndarray] = field(default_factory=list)
     """Configuration at every step of every episode, (T + 1, P) each."""
@@ -51,17 +52,26 @@ class History:
     def adapted_s(self) -> float | None:
         """When the first model accepted after the fault came into use [s]."""
         after_s = self.fault_s if self.fault_s is not None else 0.0
-        return next((report.t_s for report in self.adaptations if report.accepted and report.t_s >= after_s), None)
+        return next((swap.t_s for swap in self.swaps if swap.reason == "accepted" and swap.t_s >= after_s), None)
 
     def span(self, phase: Phase) -> tuple[float, float]:
         """Return [begin, end) of a phase [s]; empty (inf, inf) for one that has not come."""
         fault_s = float("inf") if self.fault_s is None else self.fault_s
         adapted_s = float("inf") if self.adapted_s is None or self.fault_s is None else self.adapted_s
-        return {"healthy": (0.0, fault_s), "broken": (fault_s, adapted_s), "adapted": (adapted_s, float("inf"))}[phase]
+        spans: dict[Phase, tuple[float, float]] = {
+            "healthy": (0.0, fault_s),
+            "broken": (fault_s, adapted_s),
+            "adapted": (adapted_s, float("inf")),
+        }
+        return spans[phase]
 
     def phase_at(self, t_s: float) -> Phase:
         """Return the phase that `t_s` falls into."""
-        return next((p for p in PHASES if self.span(p)[0] <= t_s < self.span(p)[1]), "healthy")
+        for phase in PHASES:
+            begin_s, end_s = self.span(phase)
+            if begin_s <= t_s < end_s:
+                return phase
+        return "healthy"
 
     def episodes_in(self, phase: Phase) -> tuple[list[EpisodeRecord], bool]:
         """Return the episodes wholly inside a phase; with none, those partly inside, and True."""

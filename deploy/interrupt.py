@@ -11,16 +11,17 @@ from typing import Any
 
 
 class Interrupts:
-    """While open, SIGINT and SIGTERM raise KeyboardInterrupt, put off to the end of any `shield()`."""
+    """While open, the given signals raise KeyboardInterrupt, put off to the end of any `shield()`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *numbers: int) -> None:
+        self._numbers = numbers or (signal.SIGINT, signal.SIGTERM)
         self._depth = 0
         self._pending = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python delivers no signals
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in self._numbers:
                 self._before[number] = signal.signal(number, self._on_signal)
         return self
 

@@ -1,6 +1,6 @@
 """Plans in simulated time: computed at once, known only after the time they took, executed only from their start.
 
-A plan observed at step i is made for the actions from step i + K on, K the expected latency in steps; it becomes visible
+A plan observed at step i is made for the actions from step i + K on, K the expected latency in steps; it is visible
 once the latency charged to it (given, or measured) has passed, and the newest plan that is visible and has begun wins.
 """
 
@@ -48,9 +48,7 @@ class Planned:
 class PlanQueue:
     """The planner's side of the loop."""
 
-    def __init__(
-        self, dt_s: float, plan_every: int, latency_s: float | None, timer: Callable[[], float]
-    ) -> None:
+    def __init__(self, dt_s: float, plan_every: int, latency_s: float | None, timer: Callable[[], float]) -> None:
         self._dt_s, self._plan_every, self._latency_s, self._timer = dt_s, plan_every, latency_s, timer
         self._measured_s: deque[float] = deque(maxlen=32)
         self._plans: list[Published] = []

@@ -1,10 +1,11 @@
-"""What a run writes down: one frozen record per kind. Event records hold simulated time only, timing records wall time."""
+"""What a run writes down, one frozen record per kind: events hold simulated time only, timings wall time."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -137,3 +138,20 @@ def to_line(record: EventRecord | TimingRecord) -> str:
     """Return the record as one line of JSON with sorted keys, without its end of line."""
     fields = {f.name: plain(getattr(record, f.name)) for f in dataclasses.fields(record)}
     return json.dumps({"kind": KINDS[type(record)], **fields}, sort_keys=True, allow_nan=False)
+
+
+def read_episodes(lines: Iterable[str]) -> list[EpisodeRecord]:
+    """Return the episodes of an `events.jsonl`; what was not finite is NaN. A last line cut short is left out."""
+    fields = dataclasses.fields(EpisodeRecord)
+    episodes = []
+    for line in lines:
+        if not line.endswith("\n"):
+            break
+        values = json.loads(line)
+        if values["kind"] == KINDS[EpisodeRecord]:
+            episodes.append(EpisodeRecord(**{f.name: _read(f, values[f.name]) for f in fields}))
+    return episodes
+
+
+def _read(f: dataclasses.Field[Any], value: Any) -> Any:
+    return np.array(value, dtype=np.float64) if f.type == "np.ndarray" else value

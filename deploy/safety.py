@@ -1,4 +1,4 @@
-"""The one door to the motors: small named limits, applied in order; the result says what was sent and why it differs."""
+"""The one door to the motors: small named limits, applied in order; the result says what was sent and why."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The lockstep session: episodes of one robot on one simulated clock, with thinking time charged in simulated time.
 
-At each control step: deliver what is due (a plan, new weights), start a plan if the planner is free, send what is due now,
-let the agent observe what was sent. The clock runs on across episodes, so that a fault comes at its second of the run.
-At an episode's start the world waits for the first plan: the cold start is not part of what is measured.
+At each control step: deliver what is due (a plan, new weights), start a plan if the planner is free, send what is due
+now, let the agent observe what was sent. The clock runs on across episodes, so that a fault comes at its second of the
+run. At an episode's start the world waits for the first plan: the cold start is not part of what is measured.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def env_seed(seed: int, episode: int) -> int:
 
 
 class Session:
-    """One arm of a run. `may_start(episode)` says (and may wait to say) whether another episode begins."""
+    """One arm of a run: `history` and `view` may be read at any time."""
 
     def __init__(
         self,
@@ -115,22 +115,26 @@ class Session:
         agent: Agent,
         log: Log,
         fault_s: float | None,
-        may_start: Callable[[Session, int], bool],
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.history, self.view = History(fault_s), View()
-        self._cfg, self._robot, self._agent, self._log = cfg, robot, agent, log
-        self._may_start, self._timer, self._dt_s = may_start, timer, robot.dt_s
+        self.history, self.view = History(fault_s, robot.dt_s), View()
+        self.log, self._cfg, self._robot, self._agent = log, cfg, robot, agent
+        self._timer, self._dt_s = timer, robot.dt_s
         self._queue = PlanQueue(robot.dt_s, cfg.plan_every, cfg.plan_latency_s, timer)
         self._job: tuple[int, Any] | None = None
         self._trace: Trace | None = None
         self._observation: Observation | None = None
         self._running = True
+        self._may_start: Callable[[int], bool] = lambda _: False
 
-    def run(self) -> None:
-        """Run episodes until `may_start` refuses or the time is up; an interrupted episode is recorded as such."""
-        self._warm_up()
-        self._begin(0, 0)
+    def run(self, may_start: Callable[[int], bool], first: int = 0) -> None:
+        """Run episodes from number `first` on, while `may_start(episode)`, which may wait, and until the time is up.
+
+        An interrupt ends it with the episode under way recorded as such.
+        """
+        self._may_start = may_start
+        self._warm_up(first)
+        self._begin(first, 0)
         try:
             for tick in ticks(SimulatedClock(), self._dt_s, lambda: self._running):
                 self._step(tick.index)
@@ -138,15 +142,15 @@ class Session:
             self._finish("interrupted")
             raise
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, episode: int) -> None:
         """Plan once for nothing: what is slow only the first time belongs to no plan's latency."""
-        seed = env_seed(self._cfg.seed, 0)
-        self._agent.begin_episode(0, seed)
+        seed = env_seed(self._cfg.seed, episode)
+        self._agent.begin_episode(episode, seed)
         self._agent.plan(self._robot.reset(seed, 0.0), self._committed(0, 0))
 
     def _begin(self, episode: int, step: int) -> None:
         """Begin the next episode that starts with a finite observation, if any more may start."""
-        while self._may_start(self, episode):
+        while self._may_start(episode):
             if self._open(episode, step):
                 return
             episode += 1
@@ -196,7 +200,10 @@ class Session:
             return "terminated"
         if outcome.truncated:
             return "truncated"
-        return "limit" if step * self._dt_s >= self._cfg.max_s - 1e-9 else None
+        return "limit" if self._over(step) else None
+
+    def _over(self, step: int) -> bool:
+        return step * self._dt_s >= self._cfg.max_s - 1e-9
 
     def _end(self, step: int, ended: str, terminated: bool) -> None:
         """Close the episode and begin the next."""
@@ -205,7 +212,7 @@ class Session:
         self._take(self._agent.end_episode(terminated))
         self._start_job(step)
         self._finish(ended)
-        if ended == "limit":
+        if self._over(step):
             self._running = False
         else:
             self._begin(episode + 1, step)
@@ -217,12 +224,12 @@ class Session:
             return
         sizes = (len(self._observation.state_O), len(self._robot.hold_A))
         record = trace.record(self._dt_s, ended, sizes)
-        with self._log.shield():
+        with self.log.shield():
             self._trace = None
             self.history.episodes.append(record)
             self.history.poses.append(np.stack(trace.poses))
-            self._log.event(record)
-            self._log.timing(EpisodeTiming(record.episode, self._timer() - trace.began_wall_s))
+            self.log.event(record)
+            self.log.timing(EpisodeTiming(record.episode, self._timer() - trace.began_wall_s))
 
     def _plan(self, step: int, observation: Observation, held: bool) -> None:
         def think(ahead: int) -> ActionPlan:
@@ -235,8 +242,8 @@ class Session:
         self.history.nonfinite.plans += plan.status is PlanStatus.FAILED
         self.view.plan_ms = took_ms
         t_s, visible_s = step * self._dt_s, made.visible_step * self._dt_s
-        self._log.event(PlanRecord(t_s, plan.t0_s, visible_s, plan.status.value, plan.cost, plan.rejected))
-        self._log.timing(PlanTiming(t_s, took_ms))
+        self.log.event(PlanRecord(t_s, plan.t0_s, visible_s, plan.status.value, plan.cost, plan.rejected))
+        self.log.timing(PlanTiming(t_s, took_ms))
 
     def _committed(self, step: int, ahead: int) -> np.ndarray:
         """Return what will be sent during the next `ahead` steps, whatever is planned now, (K, A)."""
@@ -260,16 +267,16 @@ class Session:
                     self._alarm(event)
             elif isinstance(event, AdaptationReport):
                 self.history.adaptations.append(event)
-                self._log.event(event)
+                self.log.event(event)
             elif isinstance(event, ModelSwap):
                 self.history.swaps.append(event)
-                self._log.event(event)
+                self.log.event(event)
         return reading
 
     def _alarm(self, reading: SurpriseReading) -> None:
         self.history.alarms.append((self.view.episode, reading))
         self.view.alarm_s = reading.t_s
-        self._log.event(reading)
+        self.log.event(reading)
 
     def _start_job(self, step: int) -> None:
         """Run a waiting adaptation now; its result arrives once the time that it took has passed."""
@@ -288,8 +295,8 @@ class Session:
         self._job, self.view.due_s = (due, result), due * self._dt_s
         record = JobRecord(t_s, due * self._dt_s)
         self.history.jobs.append(record)
-        self._log.event(record)
-        self._log.timing(JobTiming(t_s, took_s))
+        self.log.event(record)
+        self.log.timing(JobTiming(t_s, took_s))
 
     def _deliver(self, step: int) -> None:
         """Hand a finished adaptation to the agent, between two plans."""

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from configs.models import MODELS
-from world_models.checkpoint import save_part
-from world_models.fit import TASKS, ModelConfig, Task
+from world_models.checkpoint import save_part, save_tensors
+from world_models.fit import TASKS, ModelConfig, Task, replay_windows
 from world_models.training import Run, TrainConfig, train
 
 Part = Literal["proposal", "dynamics", "value"]
@@ -88,6 +88,7 @@ def train_all(args: TrainArgs, console: Console) -> None:
         card = task.card | {"commit": commit(), "torch": torch.__version__, "curve": curve, "metrics": figures}
         save_part(out, part, task.model, card)
         console.print(f"wrote {out / part}.safetensors {figures}", highlight=False)
+    save_tensors(out / "replay.safetensors", replay_windows(MODELS[args.preset], args.data))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,31 +1,33 @@
-"""Collecting a data set: trained policies act, whole episodes go to a spool; the result depends on recipe and policies only.
+"""Collecting a data set: trained policies act, and whole episodes go to a spool.
 
-Each episode has its own random numbers, derived from (seed, episode index): number of workers, interruptions and order of
-completion change nothing. The data set is the shortest run of episodes 0, 1, .. that holds `steps` control steps.
+Each episode has its own random numbers, derived from (seed, episode index): number of workers, interruptions and order
+of completion change nothing. The data set is the shortest run of episodes 0, 1, .. that holds `steps` control steps.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import multiprocessing
+import shutil
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import gymnasium
 import numpy as np
 
+from envs.dataset import Layout, write_dataset
 from envs.episodes import Episode, Spool, write_atomically
 from envs.policies import Policy, load_policy
-
-if TYPE_CHECKING:
-    import gymnasium
+from envs.robots import make_env, robot_spec
 
 _RECIPE_FILE = "recipe.json"
 
@@ -39,7 +41,7 @@ class Recipe:
     policy: str
     """File of the policy, in the policies folder."""
     mixture: tuple[tuple[int | None, float], ...]
-    """(snapshot, weight) of the policies among which each episode draws its own; snapshot None for files with a single one."""
+    """(snapshot, weight) pairs: each episode draws its policy. Snapshot None for files with a single one."""
     steps: int
     """Control steps to collect at least; the last episode is kept whole."""
     robot: str = "walker2d"
@@ -87,6 +89,15 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the bookkeeping needs to know of an episode."""
+
+    steps: int
+    total_reward: float
+    terminated: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Collected:
     """How much there is so far, counted in the order of the episodes."""
 
@@ -110,22 +121,11 @@ class Collected:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the bookkeeping needs to know of an episode."""
-
-    steps: int
-    total_reward: float
-    terminated: bool
-
-
 class Collector:
     """Runs the episodes of one recipe: an environment and the loaded policies of its mixture."""
 
     def __init__(self, recipe: Recipe, policies: Path) -> None:
         """Raise ValueError or FileNotFoundError, in one line, for a policy that cannot be used."""
-        from envs.robots import make_env
-
         self.recipe = recipe
         self.policies: Mapping[int | None, Policy] = {
             snapshot: load_policy(policies / recipe.policy, snapshot) for snapshot, _ in recipe.mixture
@@ -222,8 +222,33 @@ def collect(
     return done
 
 
+def collect_dataset(
+    recipe: Recipe,
+    policies: Path,
+    out: Path,
+    workers: int = 1,
+    report: Callable[[Collected], None] = lambda _: None,
+    report_written: Callable[[int], None] = lambda _: None,
+) -> Collected:
+    """Collect the recipe and write it as the LeRobotDataset `out`/`recipe.name`; returns what is in it.
+
+    The spool, `out`/`recipe.name`.spool, is deleted when the data set is complete; until then the same call continues
+    where an interrupted one stopped. `report_written` hears the number of episodes written. Raises FileExistsError
+    where the data set exists, and as `collect` does.
+    """
+    folder, spool = out / recipe.name, Spool(out / f"{recipe.name}.spool")
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists: delete it to collect it again")
+    layout = Layout.of(robot_spec(recipe.robot, recipe.version))
+    done = collect(recipe, policies, spool, workers, report)
+    card = {**provenance(recipe, policies), **dataclasses.asdict(done), "mean_return": done.mean_return}
+    write_dataset(spool.episodes(done.episodes), layout, folder, card, report_written)
+    shutil.rmtree(spool.folder)
+    return done
+
+
 def provenance(recipe: Recipe, policies: Path) -> dict[str, object]:
-    """Return the recipe and the checksum of its policy file as JSON values. Raises FileNotFoundError without the file."""
+    """Return the recipe and the checksum of its policy file as JSON values. Raises FileNotFoundError without it."""
     path = policies / recipe.policy
     if not path.is_file():
         raise FileNotFoundError(f"no policy file {path}")
@@ -237,7 +262,9 @@ def _claim(spool: Spool, recipe: Recipe, policies: Path) -> None:
     if not path.exists():
         write_atomically(path, json.dumps(ours, indent=1).encode())
     elif json.loads(path.read_bytes()) != ours:
-        raise ValueError(f"{spool.folder} holds episodes of another recipe or policy file: delete it or finish that one")
+        raise ValueError(
+            f"{spool.folder} holds episodes of another recipe or policy file: delete it or finish that one"
+        )
 
 
 def _draw(mixture: tuple[tuple[int | None, float], ...], rng: np.random.Generator) -> int | None:
@@ -250,11 +277,14 @@ def _outcomes(recipe: Recipe, policies: Path, spool: Spool, workers: int) -> Ite
     """Outcomes of episodes 0, 1, ... without end, computed here or by worker processes some way ahead."""
     collector = Collector(recipe, policies)  # also here with workers, so that an error is raised before they start
     if workers == 1:
-        yield (collector.outcome(index, spool) for index in _count())
+        yield (collector.outcome(index, spool) for index in itertools.count())
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (recipe, policies, spool))
     try:
+        with _interrupts_ignored():
+            for _ in range(workers):
+                pool.submit(int)  # each call starts a worker while none is idle
         yield _ahead(pool, 4 * workers)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -262,25 +292,30 @@ def _outcomes(recipe: Recipe, policies: Path, spool: Spool, workers: int) -> Ite
 
 def _ahead(pool: ProcessPoolExecutor, window: int) -> Iterator[Outcome]:
     pending: deque[Future[Outcome]] = deque()
-    for index in _count():
+    for index in itertools.count():
         pending.append(pool.submit(_work, index))
         if len(pending) == window:
             yield pending.popleft().result()
 
 
-def _count() -> Iterator[int]:
-    index = 0
-    while True:
-        yield index
-        index += 1
-
-
 _worker: tuple[Collector, Spool] | None = None
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started within ignore Ctrl-C, which reaches the whole group: the parent decides what it means."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start_worker(recipe: Recipe, policies: Path, spool: Spool) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
     _worker = Collector(recipe, policies), spool
 
 

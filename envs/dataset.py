@@ -1,7 +1,7 @@
 """Data sets on disk: written as LeRobotDataset v3 by lerobot's own writer, read back with pyarrow alone.
 
-Frame t of an episode holds s_t, a_t, r_t, the termination flags after a_t, and s_{t+1} as `next.state`, so that the state
-after the last action is kept too.
+Frame t of an episode holds s_t, a_t, r_t, the termination flags after a_t, and s_{t+1} as `next.state`, so that the
+state after the last action is kept too.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ def write_dataset(
             root=partial,
             robot_type=layout.robot,
             use_videos=False,
+            video_backend="pyav",  # lerobot would otherwise try torchcodec, and report at length where that cannot load
             metadata_buffer_size=100,
         )
         for index, episode in enumerate(episodes):
@@ -183,7 +184,7 @@ class Normaliser:
         """Return (..., O) in physical units."""
         return x * self.std_O + self.mean_O
 
-    def to_card(self) -> dict[str, list[Any]]:
+    def to_card(self) -> dict[str, Any]:
         """Return plain lists for a JSON card; `from_card` restores them to the bit."""
         mean, std = self.mean_O.astype(np.float64).tolist(), self.std_O.astype(np.float64).tolist()
         return {"mean": mean, "std": std, "units": list(self.units), "names": list(self.names)}
@@ -214,7 +215,11 @@ class EpisodeData:
         check("action_NA", self.action_NA, "N A", N=sizes["N"], A=len(self.layout.action_names))
         for name in ("reward_N", "terminated_N", "truncated_N"):
             check(name, getattr(self, name), "N", N=sizes["N"])
-        if self.episode_start[0] != 0 or self.episode_start[-1] != sizes["N"] or (np.diff(self.episode_start) < 1).any():
+        if (
+            self.episode_start[0] != 0
+            or self.episode_start[-1] != sizes["N"]
+            or (np.diff(self.episode_start) < 1).any()
+        ):
             raise ValueError(f"episode_start must rise from 0 to {sizes['N']}, got {self.episode_start}")
 
     @classmethod
@@ -242,8 +247,8 @@ class EpisodeData:
         if len(parts) == 1:
             return parts[0]
         lengths = np.concatenate([np.diff(part.episode_start) for part in parts])
-        arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in _FRAME_ARRAYS)
-        return cls(*arrays, _offsets(lengths), parts[0].layout)
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
+        return cls(**arrays, episode_start=_offsets(lengths), layout=parts[0].layout)
 
     @property
     def frames(self) -> int:
@@ -275,12 +280,14 @@ class EpisodeData:
         """
         if not 0.0 <= discount <= 1.0 or terminal_penalty < 0.0:
             raise ValueError(f"need discount in [0, 1] and penalty >= 0, got {discount} and {terminal_penalty}")
-        from scipy.signal import lfilter
-
         reward_N = self.reward_N - terminal_penalty * self.terminated_N.astype(np.float64)
         togo_N = np.empty_like(reward_N)
-        for start, end in zip(self.episode_start[:-1], self.episode_start[1:], strict=True):
-            togo_N[start:end] = lfilter([1.0], [1.0, -discount], reward_N[start:end][::-1])[::-1]
+        lengths, last = np.diff(self.episode_start), self.episode_start[1:] - 1
+        togo = np.zeros(self.episodes)
+        for back in range(lengths.max()):  # all episodes at once, from their ends
+            long = np.flatnonzero(lengths > back)
+            togo[long] = reward_N[last[long] - back] + discount * togo[long]
+            togo_N[last[long] - back] = togo[long]
         return togo_N.astype(np.float32)
 
     def take(self, episodes: np.ndarray) -> EpisodeData:
@@ -288,18 +295,19 @@ class EpisodeData:
         starts, lengths = self.episode_start[:-1][episodes], np.diff(self.episode_start)[episodes]
         offsets = _offsets(lengths)
         rows_N = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-        return EpisodeData(*(getattr(self, name)[rows_N] for name in _FRAME_ARRAYS), offsets, self.layout)
+        arrays = {name: getattr(self, name)[rows_N] for name in _COLUMNS}
+        return EpisodeData(**arrays, episode_start=offsets, layout=self.layout)
 
-    def split(self, fraction: float, seed: int = 0) -> tuple[EpisodeData, EpisodeData]:
-        """Return two sets of whole episodes, the first with `fraction` of them, drawn with `seed`.
+    def split(self, held_out: float, seed: int = 0) -> tuple[EpisodeData, EpisodeData]:
+        """Return (training, held-out) episodes: whole ones, drawn with `seed`; `held_out` is the share of the second.
 
-        Raises ValueError where either would be empty.
+        Each part has at least one episode. Raises ValueError for a share outside (0, 1) or fewer than two episodes.
         """
-        first = round(fraction * self.episodes)
-        if not 0 < first < self.episodes:
-            raise ValueError(f"fraction={fraction} of {self.episodes} episodes leaves one part empty")
+        if not 0.0 < held_out < 1.0 or self.episodes < 2:
+            raise ValueError(f"need held_out in (0, 1) and two episodes, got {held_out} and {self.episodes}")
+        held = min(max(round(held_out * self.episodes), 1), self.episodes - 1)
         order = np.random.default_rng(seed).permutation(self.episodes)
-        return self.take(np.sort(order[:first])), self.take(np.sort(order[first:]))
+        return self.take(np.sort(order[held:])), self.take(np.sort(order[:held]))
 
     def windows(self, horizon: int) -> np.ndarray:
         """Return all frames from which `horizon` steps lie inside one episode, ascending int64; may be empty."""
@@ -330,8 +338,15 @@ class EpisodeData:
             raise IndexError(f"{horizon} steps from frame {starts[outside][0]} leave its episode")
 
 
-_FRAME_ARRAYS = ("state_NO", "next_state_NO", "action_NA", "reward_N", "terminated_N", "truncated_N")
-_COLUMNS = ("observation.state", "next.state", "action", "next.reward", "next.terminated", "next.truncated")
+# Array of EpisodeData -> column on disk.
+_COLUMNS = {
+    "state_NO": "observation.state",
+    "next_state_NO": "next.state",
+    "action_NA": "action",
+    "reward_N": "next.reward",
+    "terminated_N": "next.terminated",
+    "truncated_N": "next.truncated",
+}
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
@@ -346,11 +361,11 @@ def _load(folder: Path) -> EpisodeData:
     if not files or not (folder / "meta/info.json").is_file():
         raise FileNotFoundError(f"no LeRobotDataset v3 in {folder}")
     layout = _layout(json.loads((folder / "meta/info.json").read_text()))
-    tables = [pq.read_table(file, columns=[*_COLUMNS, "episode_index"]) for file in files]
-    arrays = (np.concatenate([_column(table, name) for table in tables]) for name in _COLUMNS)
+    tables = [pq.read_table(file, columns=[*_COLUMNS.values(), "episode_index"]) for file in files]
+    arrays = {name: np.concatenate([_column(table, key) for table in tables]) for name, key in _COLUMNS.items()}
     episode_N = np.concatenate([_column(table, "episode_index") for table in tables])
-    edges = np.flatnonzero(np.diff(episode_N)) + 1
-    return EpisodeData(*arrays, np.concatenate([[0], edges, [len(episode_N)]]), layout)
+    lengths = np.diff(np.flatnonzero(np.diff(episode_N, prepend=-1, append=-1)))
+    return EpisodeData(**arrays, episode_start=_offsets(lengths), layout=layout)
 
 
 def _layout(info: Mapping[str, Any]) -> Layout:
@@ -369,7 +384,8 @@ def _column(table: pyarrow.Table, name: str) -> np.ndarray:
 
 def _single(episode: Episode, layout: Layout) -> EpisodeData:
     buffer = _buffer(episode, layout, 0, 0)
-    return EpisodeData(*(buffer[name] for name in _COLUMNS), _offsets(np.array([episode.length])), layout)
+    arrays = {name: buffer[key] for name, key in _COLUMNS.items()}
+    return EpisodeData(**arrays, episode_start=_offsets(np.array([episode.length])), layout=layout)
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """One episode as a record, and a spool: a folder with one file per episode, each written whole or not at all.
 
-A file appears under its name only after its bytes are on disk, and carries a checksum, so that a collection that was killed
-can be resumed: what is valid is kept, what is torn or missing is made again.
+A file appears under its name only after its bytes are on disk, and carries a checksum, so that a collection that was
+killed can be resumed: what is valid is kept, what is torn or missing is made again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class TornEpisodeError(ValueError):
 class Episode:
     """What happened between one reset and the next; T actions lie between T + 1 states. Arrays are float32.
 
-    `terminated` (the task ended, for instance by a fall) and `truncated` (time was up, or recording stopped) describe the end,
-    so that at least one of them holds.
+    The end is `terminated` (the task is over, for instance by a fall), `truncated` (time was up, or recording stopped),
+    or both.
     """
 
     state_TO: np.ndarray  # (T + 1, O): row t is before action t, the last row after the last action

@@ -76,7 +76,7 @@ class SensorEffects:
         self._seed(0)
 
     def reset(self, seed: int | None) -> None:
-        """Begin an episode: its first reading is never lost, but a stuck sensor stays stuck. Without a seed, draw on."""
+        """Begin an episode: its first reading is never lost, but a stuck sensor stays stuck."""
         self._last_O = None
         if seed is not None:
             self._seed(seed)
@@ -125,8 +125,6 @@ class ModelEffects:
         self._model, self._data = env.model, env.data
         arrays = {name: getattr(self._model, name) for name in dir(self._model)}
         self._pristine = {name: value.copy() for name, value in arrays.items() if _is_writable(value)}
-        stat = self._model.stat
-        self._stat = {n: np.copy(getattr(stat, n)) for n in ("meaninertia", "meanmass", "meansize", "extent", "center")}
         self._angles: dict[str, float] = {}  # of the locked joints
         self._applied: tuple[Fault, ...] = ()
         self._pushing = False
@@ -164,8 +162,6 @@ class ModelEffects:
 
         for name, value in self._pristine.items():
             np.copyto(getattr(self._model, name), value)
-        for name, value in self._stat.items():
-            setattr(self._model.stat, name, value if value.ndim else float(value))
         self._scale(faults)
         for joint, angle in angles.items():
             self._lock(joint, angle)

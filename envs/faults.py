@@ -121,14 +121,13 @@ def check_fault(fault: Fault, spec: RobotSpec) -> None:
 
 
 def _check_value(fault: Fault, rule: _Rule) -> None:
+    value = fault.value
     if rule.valueless:
         return
-    value = fault.value
-    legal = f"{'a whole number' if rule.whole else 'a number'} from {rule.low:g} to {rule.high:g}"
     if value is None or not (math.isfinite(value) and rule.low <= value <= rule.high):
-        raise ValueError(f"value of {fault} must be {legal}")
+        raise ValueError(f"value of {fault} must be a number in [{rule.low:g}, {rule.high:g}]")
     if rule.whole and not float(value).is_integer():
-        raise ValueError(f"value of {fault} must be {legal}")
+        raise ValueError(f"value of {fault} must be a whole number")
 
 
 def parse_faults(texts: Sequence[str], spec: RobotSpec) -> tuple[Fault, ...]:

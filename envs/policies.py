@@ -1,8 +1,8 @@
 """Trained locomotion policies as plain numpy files: perceptrons, a ladder of snapshots in some of them.
 
-File format (`np.load(..., allow_pickle=False)`): layers `W0,b0 .. Wn,bn` (y = W x + b), hidden activation `act`, output
-kind `out`; optionally observation scaling, a Gaussian head and a time feature. Files with `iters` hold one training run:
-every array has a leading axis over its snapshots.
+File format (`np.load(..., allow_pickle=False)`): layers `W0,b0 .. Wn,bn` (y = W x + b), hidden activation `act`,
+output kind `out`; optionally observation scaling, a Gaussian head and a time feature. Files with `iters` hold one
+training run: every array has a leading axis over its snapshots.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOG_STD_RANGE = (-20.0, 2.0)  # of state-dependent heads, as soft actor-critic t
 
 @dataclass(frozen=True, slots=True)
 class Gaussian:
-    """The spread of sampled actions before squashing: constant (`weight` None) or an affine map of the last hidden layer."""
+    """The spread of sampled actions before squashing: constant (`weight` None) or a head on the last hidden layer."""
 
     weight: np.ndarray | None  # (A, hidden)
     bias_A: np.ndarray  # log standard deviation, or the bias of its head

@@ -6,17 +6,16 @@ that D4RL used: the walker's feet have friction 0.9 and 1.9, and the alive bonus
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import gymnasium
 import numpy as np
 
 from envs.types import ActionSpec
 
 if TYPE_CHECKING:
+    import gymnasium
     from torch import Tensor
 
 VERSIONS = ("v4", "v5")
@@ -202,82 +201,8 @@ def reward(spec: RobotSpec, readings: Mapping[str, Tensor], actions: Tensor) -> 
     return total
 
 
-class RobotEnv(gymnasium.Wrapper):
-    """Carries `robot_spec` and ends an episode whose simulation diverged.
-
-    MuJoCo answers a diverging state by silently putting the robot back at its start, and a non-finite command by
-    zeros. Then, and for any non-finite state: terminated, info["diverged"] = True, reward 0 and the last good state.
-    `divergences` counts them.
-    """
-
-    def __init__(self, env: gymnasium.Env, spec: RobotSpec) -> None:
-        super().__init__(env)
-        self.robot_spec = spec
-        self.divergences = 0
-        self._last_O = np.zeros(spec.state_size)
-        self._data = getattr(env.unwrapped, "data", None)
-        self._bad = _bad_warnings() if self._data is not None else []
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        """Start an episode; the same seed gives the same one, whatever was done before."""
-        state_O, info = self.env.reset(seed=seed, options=options)
-        self._last_O = state_O
-        return state_O, info
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Advance one control step of `dt_s`."""
-        state_O, reward, terminated, truncated, info = self.env.step(action)
-        diverged = self._was_reset_by_mujoco() or not np.isfinite(state_O).all()
-        if diverged:
-            self.divergences += 1
-            state_O, reward, terminated = self._last_O.copy(), 0.0, True
-        self._last_O = state_O
-        return state_O, float(reward), bool(terminated), truncated, {**info, "diverged": diverged}
-
-    def _was_reset_by_mujoco(self) -> bool:
-        return self._data is not None and bool(self._data.warning.number[self._bad].any())
-
-
-def _bad_warnings() -> list[int]:
-    import mujoco
-
-    kinds = mujoco.mjtWarning  # pyright: ignore[reportAttributeAccessIssue]
-    return [int(k) for k in (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC, kinds.mjWARN_BADCTRL)]
-
-
 def make_env(name: str, version: str = "v4", render_mode: str | None = None) -> gymnasium.Env:
     """Return a robot in simulation, with episodes of at most `max_episode_steps`; raises as `robot_spec` does."""
-    spec = robot_spec(name, version)
-    core = _double_integrator() if spec.name == "double_integrator" else _mujoco_env(spec, render_mode)
-    return gymnasium.wrappers.TimeLimit(RobotEnv(core, spec), spec.max_episode_steps)
+    from envs.simulation import simulate  # here, as Gymnasium sets environment variables when imported
 
-
-def _double_integrator() -> gymnasium.Env:
-    from envs.linear import DoubleIntegrator
-
-    return DoubleIntegrator()
-
-
-def _mujoco_env(spec: RobotSpec, render_mode: str | None) -> gymnasium.Env:
-    # The classes rather than gymnasium.make, whose deprecation notice for v4 does not concern a D4RL-equivalent model.
-    import mujoco
-    from gymnasium.envs.mujoco import (
-        half_cheetah_v4,
-        half_cheetah_v5,
-        hopper_v4,
-        hopper_v5,
-        walker2d_v4,
-        walker2d_v5,
-    )
-
-    # Otherwise MuJoCo writes MUJOCO_LOG.TXT into the working directory; RobotEnv reports what matters.
-    mujoco.set_mju_user_warning(logging.getLogger("mujoco").debug)  # pyright: ignore[reportAttributeAccessIssue]
-    classes = {
-        ("walker2d", "v4"): walker2d_v4.Walker2dEnv,
-        ("walker2d", "v5"): walker2d_v5.Walker2dEnv,
-        ("hopper", "v4"): hopper_v4.HopperEnv,
-        ("hopper", "v5"): hopper_v5.HopperEnv,
-        ("halfcheetah", "v4"): half_cheetah_v4.HalfCheetahEnv,
-        ("halfcheetah", "v5"): half_cheetah_v5.HalfCheetahEnv,
-    }
-    return classes[spec.name, spec.version](render_mode=render_mode)
+    return simulate(robot_spec(name, version), render_mode)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -26,9 +26,7 @@ class CemState:
     first_BSHA: Tensor | None  # None once it has been evaluated
     region: Region
     elites_BEHA: Tensor
-    elite_cost_BE: Tensor
-    mean_BHA: Tensor
-    std_BHA: Tensor
+    elite_cost_BE: Tensor  # inf where there are fewer elites
     centre: Incumbent  # the last mean that was evaluated
 
 
@@ -61,46 +59,42 @@ class Cem:
 
     def init(self, first_BSHA: Tensor, region: Region, /) -> CemState:
         """Return the state before the first population (B, S, H, A); no elite has a finite cost yet."""
-        elites_BEHA = torch.zeros_like(first_BSHA[:, : self.elites])
-        cost_BE = elites_BEHA.new_full(elites_BEHA.shape[:2], math.inf)
-        none = Incumbent.none(first_BSHA)
-        return CemState(first_BSHA, region, elites_BEHA, cost_BE, none.actions_BHA, region.scale_BHA, none)
+        none_BEHA = torch.zeros_like(first_BSHA[:, : self.elites])
+        cost_BE = none_BEHA.new_full(none_BEHA.shape[:2], math.inf)
+        return CemState(first_BSHA, region, none_BEHA, cost_BE, Incumbent.none(first_BSHA))
 
     def ask(self, state: CemState, samples: int, generators: Sequence[Generator], /) -> Tensor:
         """Return candidates (B, S, H, A) inside the trust region; from the second time on, candidate 0 is the mean."""
         if state.first_BSHA is not None:
             return state.first_BSHA
-        mean_B1HA, std_B1HA = state.mean_BHA[:, None], state.std_BHA[:, None]
-        eps_BSHA = smooth_noise(generators, samples - 1, state.mean_BHA, self.correlation)
-        known_B = state.elite_cost_BE.isfinite().sum(1, keepdim=True).clamp_min(1)
-        parent_BS = torch.arange(samples - 1, device=known_B.device) % known_B
-        offset_BSHA = take(state.elites_BEHA, parent_BS) - mean_B1HA
-        drawn_BSHA = mean_B1HA + math.sqrt(1 - self.kernel**2) * offset_BSHA + self.kernel * std_B1HA * eps_BSHA
-        return state.region.clamp(torch.cat([mean_B1HA, drawn_BSHA], 1), self.trust)
+        mean_BHA, std_BHA = self.fit(state)
+        eps_BSHA = smooth_noise(generators, samples - 1, mean_BHA, self.correlation)
+        elites_B1 = state.elite_cost_BE.isfinite().sum(1, keepdim=True).clamp_min(1)
+        parent_BS = torch.arange(samples - 1, device=elites_B1.device) % elites_B1
+        offset_BSHA = take(state.elites_BEHA, parent_BS) - mean_BHA[:, None]
+        step_BSHA = math.sqrt(1 - self.kernel**2) * offset_BSHA + self.kernel * std_BHA[:, None] * eps_BSHA
+        mean_B1HA = mean_BHA[:, None]
+        return state.region.clamp(torch.cat([mean_B1HA, mean_B1HA + step_BSHA], 1), self.trust)
 
     def tell(self, state: CemState, actions_BSHA: Tensor, cost_BS: Tensor, /) -> CemState:
-        """Return the state with the elites of the old and the new candidates; a rejected one never counts."""
+        """Return the state with the elites of the old and the new candidates."""
         pool_BSHA = torch.cat([state.elites_BEHA, actions_BSHA], 1)
         cost_BE, index_BE = torch.cat([state.elite_cost_BE, cost_BS], 1).topk(self.elites, largest=False)
-        elites_BEHA = take(pool_BSHA, index_BE)
-        ok_BE11 = cost_BE.isfinite()[:, :, None, None]
+        centre = state.centre if state.first_BSHA is not None else Incumbent(actions_BSHA[:, 0], cost_BS[:, 0])
+        return CemState(None, state.region, take(pool_BSHA, index_BE), cost_BE, centre)
+
+    def fit(self, state: CemState) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the elites, each (B, H, A); rejected candidates never count.
+
+        Where there is no elite at all, the mean is 0 and the standard deviation the proposal's.
+        """
+        ok_BE11 = state.elite_cost_BE.isfinite()[:, :, None, None]
         count_B11 = ok_BE11.sum(1)
-        mean_BHA = torch.where(ok_BE11, elites_BEHA, 0.0).sum(1) / count_B11.clamp_min(1)
-        square_BEHA = torch.where(ok_BE11, (elites_BEHA - mean_BHA[:, None]) ** 2, 0.0)
-        std_BHA = (square_BEHA.sum(1) / count_B11.clamp_min(1)).sqrt()
-        narrow_BHA = self.min_std * state.region.scale_BHA
-        centre = state.centre
-        if state.first_BSHA is None:
-            centre = Incumbent(actions_BSHA[:, 0], cost_BS[:, 0])
-        return replace(
-            state,
-            first_BSHA=None,
-            elites_BEHA=elites_BEHA,
-            elite_cost_BE=cost_BE,
-            mean_BHA=torch.where(count_B11 > 0, mean_BHA, state.mean_BHA),
-            std_BHA=torch.where(count_B11 > 0, torch.maximum(std_BHA, narrow_BHA), state.std_BHA),
-            centre=centre,
-        )
+        weight_BE11 = ok_BE11 / count_B11[:, None].clamp_min(1)
+        mean_BHA = (weight_BE11 * state.elites_BEHA).sum(1)
+        std_BHA = (weight_BE11 * (state.elites_BEHA - mean_BHA[:, None]).square()).sum(1).sqrt()
+        std_BHA = torch.maximum(std_BHA, self.min_std * state.region.scale_BHA)
+        return mean_BHA, torch.where(count_B11 > 0, std_BHA, state.region.scale_BHA)
 
     def answer(self, state: CemState, /) -> Incumbent:
         """Return the best candidate ever, or, with `returns="centre"`, the last mean if its cost is finite."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,12 +21,11 @@ from planners.sampling import Incumbent, Region, smooth_noise
 
 @dataclass(frozen=True)
 class MppiState:
-    """All of the memory of the method."""
+    """All of the memory of the method: the last population, and what was best."""
 
-    first_BSHA: Tensor | None  # None once it has been evaluated
+    actions_BSHA: Tensor
+    cost_BS: Tensor | None  # None until the first population has been evaluated
     region: Region
-    mean_BHA: Tensor
-    std_BHA: Tensor
     best: Incumbent
     centre: Incumbent  # the last mean that was evaluated
 
@@ -60,44 +59,45 @@ class Mppi:
     def init(self, first_BSHA: Tensor, region: Region, /) -> MppiState:
         """Return the state before the first population (B, S, H, A)."""
         none = Incumbent.none(first_BSHA)
-        return MppiState(first_BSHA, region, none.actions_BHA, region.scale_BHA, none, none)
+        return MppiState(first_BSHA, None, region, none, none)
 
     def ask(self, state: MppiState, samples: int, generators: Sequence[Generator], /) -> Tensor:
         """Return candidates (B, S, H, A) inside the trust region; from the second time on, candidate 0 is the mean."""
-        if state.first_BSHA is not None:
-            return state.first_BSHA
-        mean_B1HA = state.mean_BHA[:, None]
-        eps_BSHA = smooth_noise(generators, samples - 1, state.mean_BHA, self.correlation)
-        drawn_BSHA = mean_B1HA + state.std_BHA[:, None] * eps_BSHA
-        return state.region.clamp(torch.cat([mean_B1HA, drawn_BSHA], 1), self.trust)
+        if state.cost_BS is None:
+            return state.actions_BSHA
+        mean_BHA, std_BHA = self.moments(state, state.cost_BS)
+        eps_BSHA = smooth_noise(generators, samples - 1, mean_BHA, self.correlation)
+        drawn_BSHA = mean_BHA[:, None] + std_BHA[:, None] * eps_BSHA
+        return state.region.clamp(torch.cat([mean_BHA[:, None], drawn_BSHA], 1), self.trust)
+
+    def tell(self, state: MppiState, actions_BSHA: Tensor, cost_BS: Tensor, /) -> MppiState:
+        """Return the state that remembers this population; the best of it may become the incumbent."""
+        centre = state.centre if state.cost_BS is None else Incumbent(actions_BSHA[:, 0], cost_BS[:, 0])
+        return MppiState(actions_BSHA, cost_BS, state.region, state.best.challenge(actions_BSHA, cost_BS), centre)
 
     def weights(self, cost_BS: Tensor) -> Tensor:
         """Return one weight per candidate, (B, S), that sum to 1; all 0 where no cost is finite."""
-        ok_BS = cost_BS.isfinite()
-        above_BS = torch.where(ok_BS, cost_BS - cost_BS.amin(1, keepdim=True), math.nan)
+        above_BS = torch.where(cost_BS.isfinite(), cost_BS - cost_BS.amin(1, keepdim=True), math.nan)
         unit_B1 = self.temperature * above_BS.nanmedian(1, keepdim=True).values
-        raw_BS = torch.where(ok_BS, torch.exp(-above_BS / unit_B1.clamp_min(torch.finfo(cost_BS.dtype).tiny)), 0.0)
+        raw_BS = torch.exp(-above_BS / unit_B1.clamp_min(torch.finfo(cost_BS.dtype).tiny)).nan_to_num(0.0)
         return raw_BS / raw_BS.sum(1, keepdim=True).clamp_min(1.0)  # the best has weight 1, so the sum is 0 or >= 1
 
-    def tell(self, state: MppiState, actions_BSHA: Tensor, cost_BS: Tensor, /) -> MppiState:
-        """Return the state with the weighted mean and standard deviation; a rejected candidate has no weight."""
+    def moments(self, state: MppiState, cost_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weighted mean and standard deviation of the last population, each (B, H, A).
+
+        Rejected candidates have no weight; where all were rejected, the search starts anew around the incumbent.
+        """
         weight_B1S = self.weights(cost_BS)[:, None]
-        some_B11 = cost_BS.isfinite().any(1)[:, None, None]
-        shape = state.mean_BHA.shape
-        mean_BHA = (weight_B1S @ actions_BSHA.flatten(2)).view(shape)
-        apart_BSHA = actions_BSHA - mean_BHA[:, None]
-        std_BHA = (weight_B1S @ apart_BSHA.square_().flatten(2)).view(shape).sqrt_()
-        narrow_BHA = self.min_std * state.region.scale_BHA
-        centre = state.centre
-        if state.first_BSHA is None:
-            centre = Incumbent(actions_BSHA[:, 0], cost_BS[:, 0])
-        return replace(
-            state,
-            first_BSHA=None,
-            mean_BHA=torch.where(some_B11, mean_BHA, state.mean_BHA),
-            std_BHA=torch.where(some_B11, torch.maximum(std_BHA, narrow_BHA), state.std_BHA),
-            best=state.best.challenge(actions_BSHA, cost_BS),
-            centre=centre,
+        shape = state.best.actions_BHA.shape
+        mean_BHA = (weight_B1S @ state.actions_BSHA.flatten(2)).view(shape)
+        square_BSHA = (state.actions_BSHA - mean_BHA[:, None]).square_()
+        std_BHA = (weight_B1S @ square_BSHA.flatten(2)).view(shape).sqrt_()
+        some_B11 = weight_B1S.any(2, keepdim=True)
+        return (
+            torch.where(some_B11, mean_BHA, state.best.actions_BHA),
+            torch.where(
+                some_B11, torch.maximum(std_BHA, self.min_std * state.region.scale_BHA), state.region.scale_BHA
+            ),
         )
 
     def answer(self, state: MppiState, /) -> Incumbent:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Generator, Tensor
+
+if TYPE_CHECKING:
+    from envs.types import ActionSpec
 
 
 def smooth_noise(generators: Sequence[Generator], samples: int, like_BHA: Tensor, correlation: float) -> Tensor:
@@ -17,9 +20,8 @@ def smooth_noise(generators: Sequence[Generator], samples: int, like_BHA: Tensor
     Row b is drawn from `generators[b]` alone. Size, device and dtype are those of `like_BHA`.
     """
     shape = (samples, *like_BHA.shape[1:])
-    noise_BSHA = torch.stack(
-        [torch.randn(shape, generator=g, device=g.device, dtype=like_BHA.dtype) for g in generators]
-    ).to(like_BHA.device)
+    rows = [torch.randn(shape, generator=g, device=g.device, dtype=like_BHA.dtype) for g in generators]
+    noise_BSHA = (rows[0][None] if len(rows) == 1 else torch.stack(rows)).to(like_BHA.device)
     if correlation == 0.0:
         return noise_BSHA
     return ar1_matrix(shape[1], correlation, like_BHA) @ noise_BSHA
@@ -35,8 +37,40 @@ def ar1_matrix(horizon: int, correlation: float, like: Tensor) -> Tensor:
 
 def finite_rows(x_BSHA: Tensor) -> Tensor:
     """Return (B, S) bool: True where a candidate holds no NaN and no infinity."""
-    # one pass: a sum is non-finite when an entry is (or when the sum itself overflows, which is no better)
-    return x_BSHA.sum((2, 3), dtype=torch.float32).isfinite()
+    return x_BSHA.sum((2, 3)).isfinite()  # a sum with a non-finite term is not finite
+
+
+def repaired(x_BSHA: Tensor, ok_BS: Tensor) -> Tensor:
+    """Return candidates of which those that are not `ok` are replaced by one that is, or by zeros if none is.
+
+    A simulator may not survive NaN, nor does a standard deviation.
+    """
+    spare_B1HA = take(x_BSHA, ok_BS.int().argmax(1, keepdim=True))
+    return torch.where(ok_BS[:, :, None, None], x_BSHA, spare_B1HA.nan_to_num(0.0, 0.0, 0.0))
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The legal actions as tensors."""
+
+    low_A: Tensor
+    high_A: Tensor
+
+    @classmethod
+    def of(cls, action: ActionSpec, device: torch.device) -> Bounds:
+        """Return the bounds of a robot, float32."""
+        low_A, high_A = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in (action.low_A, action.high_A))
+        return cls(low_A, high_A)
+
+    @property
+    def half_A(self) -> Tensor:
+        """Half of each actuator's range [action units]; 1 where it is not bounded."""
+        half_A = (self.high_A - self.low_A) / 2
+        return torch.where(half_A.isfinite(), half_A, 1.0)
+
+    def clip(self, actions: Tensor) -> Tensor:
+        """Return actions (..., A) inside the bounds."""
+        return actions.clamp(self.low_A, self.high_A)
 
 
 @dataclass(frozen=True)
@@ -52,19 +86,15 @@ class Region:
             return actions_BSHA
         unit_B1HA = self.scale_BHA[:, None]
         distance_BSP = torch.cdist((actions_BSHA / unit_B1HA).flatten(2), (self.centres_BPHA / unit_B1HA).flatten(2))
-        near_BSHA = take(self.centres_BPHA, distance_BSP.nan_to_num(nan=math.inf).argmin(2))
+        near_BSHA = take(self.centres_BPHA, distance_BSP.argmin(2))
         reach_B1HA = trust * unit_B1HA
         return actions_BSHA.clamp(near_BSHA - reach_B1HA, near_BSHA + reach_B1HA)
 
     @classmethod
     def around(cls, proposals_BPHA: Tensor, floor_A: Tensor) -> Region:
         """Return the region of a population; `floor_A` [action units] bounds its standard deviation from below."""
-        ok_BP11 = finite_rows(proposals_BPHA)[:, :, None, None]
-        count_B11 = ok_BP11.sum(1).clamp_min(1)
-        known_BPHA = torch.where(ok_BP11, proposals_BPHA, 0.0)
-        mean_BHA = known_BPHA.sum(1) / count_B11
-        square_BHA = torch.where(ok_BP11, (known_BPHA - mean_BHA[:, None]) ** 2, 0.0).sum(1) / count_B11
-        return cls(square_BHA.sqrt().clamp_min(floor_A), proposals_BPHA)
+        std_BHA = proposals_BPHA.std(1, correction=0)
+        return cls(torch.maximum(std_BHA, floor_A), proposals_BPHA)
 
 
 def take(x_BSHA: Tensor, index_BE: Tensor) -> Tensor:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from envs.shapes import check
-from planners.sampling import Method, Region, finite_rows
+from planners.sampling import Bounds, Method, Region, finite_rows, repaired
 from planners.types import ActionPlan, PlanStatus
 from planners.warm import renoised
 
@@ -32,6 +31,15 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
+class First:
+    """The first population, the region the method may search, and which candidates were finite as proposed."""
+
+    actions_BSHA: Tensor
+    region: Region
+    legal_BS: Tensor | None = None  # None: all
+
+
+@dataclass(frozen=True)
 class SearchPlanner:
     """A method, the parts of a model, an objective and the legal actions: everything that one plan needs."""
 
@@ -47,6 +55,7 @@ class SearchPlanner:
     proposals: int | None = None  # size of the first population; None: `samples`
     init_std: float = 0.5  # without a proposal: in half ranges of the actuator (in its unit, where it is unbounded)
     guess_share: float = 0.25  # part of the first population that the guess and its noisy copies get
+    guess_trust: float = 2.0  # the guess stays this close to a proposal; it is then a centre of the trust region too
     renoise: float = 0.3  # noise on those copies, in standard deviations of the proposal
     correlation: float = 0.7  # of that noise, and of the Gaussian proposal, over neighbouring control steps
     floor_std: float = 0.02  # least standard deviation credited to the proposal, in half ranges
@@ -60,10 +69,15 @@ class SearchPlanner:
             )
         if not (self.horizon >= 1 and self.dt_s > 0):
             raise ValueError(f"need horizon >= 1 and dt_s > 0, got {self.horizon} and {self.dt_s}")
-        if not (0 < self.guess_share <= 1 and self.renoise >= 0 and self.init_std > 0 and 0 <= self.correlation < 1):
+        if not (0 < self.guess_share <= 1 and self.renoise >= 0 and 0 <= self.correlation < 1):
             raise ValueError(
-                "need 0 < guess_share <= 1, renoise >= 0, init_std > 0, 0 <= correlation < 1, got "
-                f"{self.guess_share}, {self.renoise}, {self.init_std}, {self.correlation}"
+                "need 0 < guess_share <= 1, renoise >= 0 and 0 <= correlation < 1, got "
+                f"{self.guess_share}, {self.renoise} and {self.correlation}"
+            )
+        if not min(self.init_std, self.floor_std, self.guess_trust) > 0:
+            raise ValueError(
+                "init_std, floor_std and guess_trust must be > 0, got "
+                f"{self.init_std}, {self.floor_std} and {self.guess_trust}"
             )
 
     @property
@@ -80,18 +94,21 @@ class SearchPlanner:
         """
         if len(generators) != len(belief.z_BTD):
             raise ValueError(f"{len(belief.z_BTD)} environments need as many generators, got {len(generators)}")
-        first_BSHA, region = self._first(belief, guess_BHA, generators)
-        state = self.method.init(first_BSHA, region)
-        rejected_B = torch.zeros(len(generators), dtype=torch.int64, device=first_BSHA.device)
+        bounds = Bounds.of(self.action, belief.z_BTD.device)
+        first = self._first(belief, self._usable(guess_BHA, bounds, belief), bounds, generators)
+        state = self.method.init(first.actions_BSHA, first.region)
+        legal_BS = first.legal_BS
+        rejected_B = torch.zeros(len(generators), dtype=torch.int64, device=belief.z_BTD.device)
         candidates = 0
         for _ in range(self.method.iterations):
-            actions_BSHA = self._clip(self.method.ask(state, self.samples, generators))
-            actions_BSHA, cost_BS = self._evaluate(belief, actions_BSHA, generators)
+            actions_BSHA = bounds.clip(self.method.ask(state, self.samples, generators))
+            cost_BS = self._evaluate(belief, actions_BSHA, legal_BS, generators)
             rejected_B += cost_BS.isinf().sum(1)
             candidates += cost_BS.shape[1]
             state = self.method.tell(state, actions_BSHA, cost_BS)
+            legal_BS = None  # what a method makes of finite candidates is finite
         found = self.method.answer(state)
-        return SearchResult(self._clip(found.actions_BHA), found.cost_B, rejected_B, candidates)
+        return SearchResult(bounds.clip(found.actions_BHA), found.cost_B, rejected_B, candidates)
 
     def plan(
         self,
@@ -124,61 +141,58 @@ class SearchPlanner:
         )
 
     def _first(
-        self, belief: Belief, guess_BHA: Tensor | None, generators: Sequence[Generator]
-    ) -> tuple[Tensor, Region]:
+        self, belief: Belief, guess_BHA: Tensor | None, bounds: Bounds, generators: Sequence[Generator]
+    ) -> First:
         """Return the first population, the guess and its noisy copies in front, and the region the proposals cover."""
-        sizes = {"B": len(generators), "H": self.horizon, "A": self.action.size}
-        if guess_BHA is not None:
-            check("guess_BHA", guess_BHA, "B H A", **sizes)
-            guess_BHA = self._usable(guess_BHA.to(belief.z_BTD.device, torch.float32))
         if self.proposal is None:
-            return self._gaussian(belief, guess_BHA, generators)
+            return self._gaussian(belief, guess_BHA, bounds, generators)
         copies = 0 if guess_BHA is None else max(1, round(self.guess_share * self.first_samples))
         fresh = max(1, self.first_samples - copies)
-        proposals_BSHA = self.proposal.sample(belief, fresh, generators)
-        check("proposal.sample", proposals_BSHA, "B S H A", S=fresh, **sizes)
-        proposals_BSHA = self._clip(proposals_BSHA.float())
-        region = Region.around(proposals_BSHA, self.floor_std * self._half_range(proposals_BSHA))
+        sampled_BSHA = self.proposal.sample(belief, fresh, generators).float()
+        check(
+            "proposal.sample", sampled_BSHA, "B S H A", B=len(generators), S=fresh, H=self.horizon, A=self.action.size
+        )
+        legal_BS = finite_rows(sampled_BSHA)
+        proposals_BSHA = bounds.clip(repaired(sampled_BSHA, legal_BS))
+        region = Region.around(proposals_BSHA, self.floor_std * bounds.half_A)
         if guess_BHA is None:
-            return proposals_BSHA, region
-        noisy_BSHA = renoised(guess_BHA, copies, self.renoise * region.scale_BHA, self.correlation, generators)
-        return torch.cat([region.clamp(self._clip(noisy_BSHA), self.method.trust), proposals_BSHA], 1), region
+            return First(proposals_BSHA, region, legal_BS)
+        # bounded by the proposals, lest plan after plan the lineage of a guess leave what the model knows
+        guess_B1HA = region.clamp(guess_BHA[:, None], self.guess_trust)
+        region = replace(region, centres_BPHA=torch.cat([guess_B1HA, proposals_BSHA], 1))
+        noisy_BSHA = renoised(guess_B1HA[:, 0], copies, self.renoise * region.scale_BHA, self.correlation, generators)
+        first_BSHA = torch.cat([region.clamp(bounds.clip(noisy_BSHA), self.method.trust), proposals_BSHA], 1)
+        return First(first_BSHA, region, torch.cat([legal_BS.new_ones(len(generators), copies), legal_BS], 1))
 
     def _gaussian(
-        self, belief: Belief, guess_BHA: Tensor | None, generators: Sequence[Generator]
-    ) -> tuple[Tensor, Region]:
+        self, belief: Belief, guess_BHA: Tensor | None, bounds: Bounds, generators: Sequence[Generator]
+    ) -> First:
         """Return a Gaussian population around the guess, or around rest, and a region without borders."""
-        like = belief.z_BTD.new_empty(0, dtype=torch.float32)
         if guess_BHA is None:
-            guess_BHA = self._clip(like.new_zeros(len(generators), self.horizon, self.action.size))
-        std_BHA = (self.init_std * self._half_range(like)).expand_as(guess_BHA)
-        return renoised(guess_BHA, self.first_samples, std_BHA, self.correlation, generators), Region(std_BHA)
+            guess_BHA = bounds.clip(bounds.low_A.new_zeros(len(generators), self.horizon, self.action.size))
+        std_BHA = (self.init_std * bounds.half_A).expand_as(guess_BHA)
+        drawn_BSHA = renoised(guess_BHA, self.first_samples, std_BHA, self.correlation, generators)
+        return First(drawn_BSHA, Region(std_BHA))
 
-    def _evaluate(self, belief: Belief, actions_BSHA: Tensor, generators: Sequence[Generator]) -> tuple[Tensor, Tensor]:
-        """Return finite actions and their costs (B, S), float32; inf where anything about a candidate is not finite."""
-        sizes = dict(zip("BSH", actions_BSHA.shape, strict=False))
-        legal_BS = finite_rows(actions_BSHA)
-        # a simulator may not survive NaN: such candidates are predicted as rest, and rejected all the same
-        actions_BSHA = self._clip(torch.where(legal_BS[:, :, None, None], actions_BSHA, 0.0))
+    def _evaluate(
+        self, belief: Belief, actions_BSHA: Tensor, legal_BS: Tensor | None, generators: Sequence[Generator]
+    ) -> Tensor:
+        """Return costs (B, S), float32; inf where anything about a candidate is not finite, or it is not legal."""
+        B, S, H, _ = actions_BSHA.shape
         z_BSHD = self.dynamics.rollout(belief, actions_BSHA, generators).float()
-        check("dynamics.rollout", z_BSHD, "B S H D", **sizes)
+        check("dynamics.rollout", z_BSHD, "B S H D", B=B, S=S, H=H)
         cost_BS = self.objective(self.readout(z_BSHD), actions_BSHA).float()
-        check("objective", cost_BS, "B S", B=sizes["B"], S=sizes["S"])
-        ok_BS = legal_BS & finite_rows(z_BSHD) & cost_BS.isfinite()
-        return actions_BSHA, torch.where(ok_BS, cost_BS, math.inf)
+        check("objective", cost_BS, "B S", B=B, S=S)
+        ok_BS = (cost_BS + z_BSHD.sum((2, 3))).isfinite()  # a sum with a non-finite term is not finite
+        if legal_BS is not None:
+            ok_BS &= legal_BS
+        return torch.where(ok_BS, cost_BS, math.inf)
 
-    def _usable(self, guess_BHA: Tensor) -> Tensor:
-        """Return the guess, or rest for an environment whose guess is not finite."""
+    def _usable(self, guess_BHA: Tensor | None, bounds: Bounds, belief: Belief) -> Tensor | None:
+        """Return the guess inside the bounds; rest for an environment whose guess is not finite."""
+        if guess_BHA is None:
+            return None
+        check("guess_BHA", guess_BHA, "B H A", B=len(belief.z_BTD), H=self.horizon, A=self.action.size)
+        guess_BHA = guess_BHA.to(bounds.low_A.device, torch.float32)
         ok_B = guess_BHA.isfinite().flatten(1).all(1)
-        return self._clip(torch.where(ok_B[:, None, None], guess_BHA, 0.0))
-
-    def _clip(self, actions: Tensor) -> Tensor:
-        """Return actions (..., A) inside the legal bounds."""
-        low_A = torch.as_tensor(self.action.low_A, dtype=actions.dtype, device=actions.device)
-        high_A = torch.as_tensor(self.action.high_A, dtype=actions.dtype, device=actions.device)
-        return actions.clamp(low_A, high_A)
-
-    def _half_range(self, like: Tensor) -> Tensor:
-        """Return half of each actuator's range, (A,) [action units]; 1 where the range is not bounded."""
-        half_A = (np.asarray(self.action.high_A, np.float64) - np.asarray(self.action.low_A, np.float64)) / 2
-        return torch.as_tensor(np.where(np.isfinite(half_A), half_A, 1.0), dtype=like.dtype, device=like.device)
+        return bounds.clip(torch.where(ok_B[:, None, None], guess_BHA, 0.0))

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = ["envs", "world_models", "planners", "agents", "deploy", "configs"]
 ENTRY_POINTS = "deploy/"  # the shell picks presets; nothing below it may
-HEAVY = {"mujoco", "gymnasium", "matplotlib", "lerobot", "wandb", "cv2", "pytorch_mppi"}
+HEAVY = {"mujoco", "matplotlib", "lerobot", "wandb", "cv2"}
+CORE = ["envs.types", "planners.base", "planners.cem", "agents.surprise", "deploy.loop"]
 
 
 def sources(*packages: str) -> list[Path]:
@@ -99,35 +100,32 @@ def test_what_a_fault_did_to_the_action_is_unknown_to(package):
     assert leaks == []
 
 
-def modules_that_must_be_light() -> list[str]:
-    wanted = ["envs.types", "planners.base", "planners.cem", "agents.surprise", "deploy.loop", "configs.presets"]
-    return [name for name in wanted if (ROOT / f"{name.replace('.', '/')}.py").exists()]
-
-
-def test_importing_has_no_side_effects():
-    code = f"""
-import os, sys
-before = dict(os.environ)
-for name in {ORDER!r} + {modules_that_must_be_light()!r}:
-    __import__(name)
-assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
-loaded = {HEAVY!r} & set(sys.modules)
-assert not loaded, f"import loads {{sorted(loaded)}}"
-"""
+def run_python(code: str) -> None:
     env = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
 
 
-def test_importing_leaves_global_random_state_alone():
-    code = f"""
-import random, numpy, torch
+def test_importing_the_core_changes_neither_environment_nor_random_state():
+    run_python(f"""
+import os, random, sys
+import numpy, torch
 def state():
-    return random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist(), torch.get_num_threads()
+    numbers = random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist()
+    return dict(os.environ), torch.get_num_threads(), numbers
 before = state()
-for name in {modules_that_must_be_light()!r}:
+for name in {ORDER + CORE!r}:
     __import__(name)
 assert state() == before
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+""")
+
+
+def test_importing_loads_no_simulator_and_no_plots():
+    run_python(f"""
+import sys
+for name in {[*CORE, "deploy.cli", "agents.build", "configs.presets"]!r}:
+    __import__(name)
+    loaded = {HEAVY!r} & set(sys.modules)
+    assert not loaded, f"import {{name}} loads {{sorted(loaded)}}"
+""")

@@ -9,7 +9,7 @@ from agents.calibration import calibrate, detection, episodes_needed, false_alar
 from agents.surprise import SurpriseConfig, SurpriseState, rescale, update
 
 PHIS = (0.0, 0.5, 0.8, 0.95)
-EPISODES, CONFORMAL, UPDATES = 800, 600, 200
+EPISODES, CONFORMAL, UPDATES = 664, 498, 200
 CFG = SurpriseConfig(false_alarm_rate=0.01)
 CFG_5 = SurpriseConfig(false_alarm_rate=0.05)
 
@@ -41,7 +41,7 @@ def coverage(rate, n, fresh, tail=5e-4):
 
 @pytest.mark.parametrize("phi", PHIS)
 def test_false_alarms_per_episode_are_as_set_whatever_the_autocorrelation(phi):
-    fresh = errors_of(ar1(np.random.default_rng(11), 600, UPDATES, phi))
+    fresh = errors_of(ar1(np.random.default_rng(11), 400, UPDATES, phi))
     total = len(fresh)
     for cfg in (CFG_5, CFG):  # what alarms at 1 % has alarmed at 5 %
         fresh = [
@@ -63,7 +63,7 @@ def heavy_and_uneven(rng, n):
 def test_heavy_tails_and_uneven_episodes_keep_the_false_alarm_rate(cfg):
     rng = np.random.default_rng(12)
     calibration = calibrate(heavy_and_uneven(rng, EPISODES), cfg)
-    fresh = heavy_and_uneven(rng, 800)
+    fresh = heavy_and_uneven(rng, 400)
     alarms = sum(first is not None for first in false_alarms(fresh, calibration, cfg))
     low, high = coverage(cfg.false_alarm_rate, CONFORMAL, len(fresh))
     assert low <= alarms <= high
@@ -87,10 +87,14 @@ def test_fitted_numbers_are_those_of_the_process(phi):
     assert calibration.log_std == pytest.approx(0.4, rel=0.05)
     assert calibration.phi == pytest.approx(phi, abs=0.03)
     assert calibration.threshold(0.01) == pytest.approx(1.0, abs=0.2)
-    assert (len(calibration.maxima), calibration.episodes, calibration.updates) == (CONFORMAL, 800, 160_000)
+    assert (len(calibration.maxima), calibration.episodes, calibration.updates) == (
+        CONFORMAL,
+        EPISODES,
+        EPISODES * UPDATES,
+    )
 
 
-def detected(phi, change_T, within, cfg, n=200):
+def detected(phi, change_T, within, cfg, n=120):
     """Detection among drawn episodes with `change_T` [std] added from update 100 on."""
     x_ET = ar1(np.random.default_rng(13), n, UPDATES, phi)
     x_ET[:, 100 : 100 + len(change_T)] += change_T
@@ -129,17 +133,16 @@ def test_detection_separates_early_alarms_from_delays():
     assert (found.within(2).count, found.within(1).count, found.within(2).n) == (1, 0, 2)
 
 
-def test_false_alarms_after_a_rescale_stay_rare():
-    """Location and scale then come from 150 dependent updates, so no guarantee: held to three times the rate."""
+def test_false_alarms_after_a_rescale_stay_below_the_set_rate():
     calibration, alarmed = calibration_for(0.5), 0
-    fresh = errors_of(ar1(np.random.default_rng(14), 200, 150 + UPDATES, 0.5) + 1.5)
+    fresh = errors_of(ar1(np.random.default_rng(14), 120, 150 + UPDATES, 0.5) + 1.5)
     for error_T in fresh:
         state, alarms = rescale(SurpriseState(index=len(calibration.start))), 0
         for error in error_T.tolist():
             state, _, alarm = update(state, error, calibration, CFG_5)
             alarms += alarm
         alarmed += alarms > 0
-    assert alarmed <= 3 * CFG_5.false_alarm_rate * len(fresh)
+    assert alarmed <= CFG_5.false_alarm_rate * len(fresh)
 
 
 def test_fifty_episodes_are_refused_for_one_per_cent_in_one_line():

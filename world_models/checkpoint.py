@@ -29,6 +29,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, temporary)
+    temporary.chmod(0o644)
     os.replace(temporary, path)
 
 

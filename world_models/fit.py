@@ -199,4 +199,12 @@ def value_task(cfg: ModelConfig, folder: Path) -> Task:
     return Task(model, loss_on(train), loss_on(held), card, finish)
 
 
+def replay_windows(cfg: ModelConfig, folder: Path, count: int = 512) -> dict[str, Tensor]:
+    """Return a few training windows that an adaptation replays against forgetting: states (N, H + 1, O), actions (N, H, A)."""
+    data = load(cfg.proposal.data, folder)
+    starts = data.windows(cfg.horizon)
+    states, actions = data.gather(np.random.default_rng(2).choice(starts, count, replace=False), cfg.horizon)
+    return {"states": torch.from_numpy(states), "actions": torch.from_numpy(actions)}
+
+
 TASKS = {"proposal": proposal_task, "dynamics": dynamics_task, "value": value_task}

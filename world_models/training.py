@@ -80,7 +80,8 @@ class Run:
         self.params = dict(model.named_parameters())
         self.ema = {name: p.detach().clone() for name, p in self.params.items()}
         self.optimiser = torch.optim.AdamW(self.params.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
-        self.step, self.curve = 0, []
+        self.step, self.average = 0, float("nan")
+        self.curve: list[list[float]] = []  # step, mean training loss, held-out loss
         if (folder / "state.json").exists():
             self.load()
 
@@ -98,7 +99,7 @@ class Run:
                 "exp_avg": saved[f"first.{index}"],
                 "exp_avg_sq": saved[f"second.{index}"],
             }
-        self.step, self.curve = meta["step"], meta["curve"]
+        self.step, self.average, self.curve = meta["step"], meta["average"], meta["curve"]
 
     def save(self) -> None:
         """Write the whole state; the JSON, renamed into place last, names the tensors it belongs to."""
@@ -108,7 +109,7 @@ class Run:
             tensors[f"second.{index}"] = self.optimiser.state[param]["exp_avg_sq"]
         name = f"state-{self.step % (2 * self.cfg.save_every)}.safetensors"
         save_tensors(self.folder / name, tensors)
-        meta = {"config": repr(self.cfg), "step": self.step, "curve": self.curve, "tensors": name}
+        meta = {"config": repr(self.cfg), "step": self.step, "average": self.average, "curve": self.curve, "tensors": name}
         temporary = self.folder / "state.json.tmp"
         temporary.write_text(json.dumps(meta))
         temporary.rename(self.folder / "state.json")
@@ -152,16 +153,15 @@ def train(run: Run, train_loss: Loss, heldout_loss: Loss) -> Iterator[Progress]:
     """
     cfg, start = run.cfg, time.monotonic()
     run.folder.mkdir(parents=True, exist_ok=True)
-    average = float("nan")
     while run.step < cfg.steps:
         value = run.update(train_loss)
         if not math.isfinite(value):
             raise FloatingPointError(f"loss {value} at step {run.step}: lower learning_rate ({cfg.learning_rate})")
-        average = value if math.isnan(average) else 0.98 * average + 0.02 * value
+        run.average = value if math.isnan(run.average) else 0.98 * run.average + 0.02 * value
         held = None
         if run.step % cfg.evaluate_every == 0 or run.step == cfg.steps:
             held = run.heldout(heldout_loss)
-            run.curve.append([run.step, average, held])
+            run.curve.append([run.step, run.average, held])
         if run.step % cfg.save_every == 0 or run.step == cfg.steps:
             run.save()
-        yield Progress(run.step, cfg.steps, average, held, time.monotonic() - start)
+        yield Progress(run.step, cfg.steps, run.average, held, time.monotonic() - start)

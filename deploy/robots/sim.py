@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy.loop import Outcome
-from deploy.safety import Command, RobotLimits, make_safe
+from deploy.safety import Command, Limit, RobotLimits, make_safe
 from envs.faults import FaultWrapper, parse_faults
 from envs.robots import make_env, robot_spec
 from envs.types import Observation
@@ -22,15 +22,14 @@ if TYPE_CHECKING:
 class SimRobot:
     """An environment as a robot. The action applied after a simulated fault is reported beside the one sent."""
 
-    def __init__(
-        self, env: gymnasium.Env, dt_s: float, limits: RobotLimits, episode_steps: int | None = None
-    ) -> None:
-        self.dt_s, self.hold_A, self.limits = dt_s, limits.hold_A, limits.build()
+    def __init__(self, env: gymnasium.Env, dt_s: float, limits: RobotLimits, episode_steps: int | None = None) -> None:
+        self.dt_s, self.hold_A = dt_s, limits.hold_A
+        self.limits: Sequence[Limit] = limits.build()
         size = env.action_space.shape
         if size != self.hold_A.shape:
             raise ValueError(f"the robot has actions {size}, its limits are for {self.hold_A.shape}")
         self._env, self._episode_steps = env, episode_steps
-        self._last_A, self._steps = self.hold_A, 0
+        self._last_A, self._steps, self._state_O = self.hold_A, 0, np.zeros(0)
         self._result: tuple[Any, float, bool, bool, dict[str, Any]] | None = None
 
     @property
@@ -41,8 +40,9 @@ class SimRobot:
     def reset(self, seed: int, t_s: float, /) -> Observation:
         """Put the robot at a start drawn from `seed`."""
         state_O, _ = self._env.reset(seed=seed)
+        self._state_O = np.array(state_O, dtype=np.float64)
         self._last_A, self._steps, self._result = self.hold_A, 0, None
-        return Observation(t_s, np.asarray(state_O, dtype=np.float64))
+        return Observation(t_s, self._state_O)
 
     def send(self, action_A: np.ndarray, /) -> Command:
         """Make `action_A` safe, advance the simulation by one step under it, and return what was sent."""
@@ -57,17 +57,17 @@ class SimRobot:
         if self._result is None:
             raise RuntimeError("read() comes after send()")
         state_O, reward, terminated, truncated, info = self._result
-        state_O = np.asarray(state_O, dtype=np.float64)
         if info.get("diverged"):
             state_O = np.full_like(state_O, np.nan)
+        self._state_O = np.array(state_O, dtype=np.float64)
         applied_A = np.asarray(info.get("action_applied", self._last_A), dtype=np.float64)
         over = self._episode_steps is not None and self._steps >= self._episode_steps
-        return Outcome(Observation(t_s, state_O), reward, bool(terminated), bool(truncated) or over, applied_A)
+        return Outcome(Observation(t_s, self._state_O), reward, bool(terminated), bool(truncated) or over, applied_A)
 
     def pose(self) -> np.ndarray:
-        """Return MuJoCo's joint positions, (P,); for a robot without MuJoCo, nothing, (0,)."""
+        """Return MuJoCo's joint positions, (P,); for a robot without MuJoCo, its state."""
         data = getattr(self._env.unwrapped, "data", None)
-        return np.zeros(0) if data is None else np.array(data.qpos)
+        return self._state_O if data is None else np.array(data.qpos)
 
 
 def make_robot(cfg: RunConfig) -> tuple[SimRobot, float | None]:

@@ -1,0 +1,159 @@
+"""From trained weights to an agent: which parts the planner searches with, and what it reads from their predictions."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from agents.adaptive import AdaptConfig, AdaptiveAgent
+from agents.surprise import Calibration, SurpriseConfig
+from envs.robots import RobotSpec, readings, reward
+from planners.cem import Cem
+from planners.objectives import ReturnToGo, parse_objective
+from planners.search import SearchPlanner
+from planners.ssr import Ssr
+from world_models.checkpoint import WorldModel, fast, load_model, read_tensors
+
+if TYPE_CHECKING:
+    from planners.base import Objective, Readings
+    from planners.sampling import Method
+
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class LearnedConfig:
+    """A robot planned with a learned model that watches, and mends, its own predictions."""
+
+    checkpoint: Path = Path("checkpoints/walker-small")
+    """Folder of the weights; looked for here, then in the checkout."""
+    samples: int = 32
+    """Candidates per plan (and per iteration of a refinement)."""
+    method: Ssr | Cem = field(default_factory=Ssr)
+    refined: Cem = field(default_factory=lambda: Cem(iterations=3))
+    """The search after an adaptation, if `adapt.refine`."""
+    lam: float = 0.9
+    """Weight of far predictions in the return: the mixture is TD(lambda)."""
+    value_every: int = 4
+    """The value is read at every so many predicted steps."""
+    guess_share: float = 0.25
+    """Part of the candidates that comes from the last plan."""
+    bf16: bool = True
+    surprise: SurpriseConfig = field(default_factory=SurpriseConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples must be >= 1, got {self.samples}")
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint is."""
+        return self.checkpoint if self.checkpoint.is_dir() else CHECKOUT / self.checkpoint
+
+
+def value_steps(horizon: int, every: int) -> tuple[int, ...]:
+    """Return the indices of the predictions whose value is read: the last of each group of `every`."""
+    return tuple(range(every - 1, horizon, every))
+
+
+def task_readout(
+    spec: RobotSpec, value: Callable[[Tensor], Tensor], steps: tuple[int, ...]
+) -> Callable[[Tensor], Readings]:
+    """Return a readout with the task's reward (without its small price of effort) and the value of some steps."""
+
+    def readout(z_BSHD: Tensor) -> Readings:
+        found = readings(spec, z_BSHD)
+        rest = z_BSHD.new_zeros(*z_BSHD.shape[:-1], spec.action.size)
+        return {**found, "reward": reward(spec, found, rest), "value": value(z_BSHD[:, :, list(steps)])}
+
+    return readout
+
+
+def goal(cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, text: str) -> tuple[Objective, Callable[[Tensor], Readings]]:
+    """Return the objective that `text` names ("": the task) and a readout of what it needs."""
+    steps = value_steps(model.dynamics.horizon, cfg.value_every)
+    run = ReturnToGo(model.value.cfg.discount, cfg.lam, model.value.cfg.fall_penalty, steps)
+    objective = parse_objective(text, run) if text else run
+    if "value" in objective.reads:
+        return objective, task_readout(spec, model.value, steps)
+    return objective, lambda z_BSHD: readings(spec, z_BSHD)
+
+
+def planner_of(cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, text: str, adapted: bool) -> SearchPlanner:
+    """Return the planner that searches with a model; its networks are copies, in bf16 if so configured."""
+    proposal, dynamics = copy.deepcopy(model.proposal), copy.deepcopy(model.dynamics)
+    if cfg.bf16:
+        fast(proposal), fast(dynamics)
+    objective, readout = goal(cfg, spec, model, text)
+    method: Method = cfg.refined if adapted and cfg.adapt.refine else cfg.method
+    return SearchPlanner(
+        method=method,
+        dynamics=dynamics,
+        readout=readout,
+        objective=objective,
+        action=spec.action,
+        dt_s=spec.dt_s,
+        horizon=model.dynamics.horizon,
+        samples=cfg.samples,
+        proposal=proposal,
+        guess_share=cfg.guess_share,
+    )
+
+
+def load_calibration(folder: Path) -> Calibration:
+    """Return what healthy episodes look like to this model. Raises ValueError, in one line, where it is missing or broken."""
+    path = folder / "surprise.json"
+    if not path.exists():
+        raise ValueError(f"no {path}: calibrate with `surefoot calibrate`")
+    try:
+        return Calibration.from_dict(json.loads(path.read_text())["calibration"])
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a calibration: {error}") from None
+
+
+def placeholder() -> Calibration:
+    """Return a calibration that never alarms: for the episodes from which the real one is made."""
+    return Calibration(0.0, 1.0, 0.0, (), 1.0, 1.0, (1e9,) * 10_000, 0, 0)
+
+
+def load_replay(folder: Path) -> tuple[Tensor, Tensor]:
+    """Return windows of the training data, states (N, H + 1, O) and actions (N, H, A), kept against forgetting."""
+    tensors = read_tensors(folder / "replay.safetensors")
+    if set(tensors) != {"states", "actions"}:
+        raise ValueError(f"{folder / 'replay.safetensors'} must hold states and actions, got {sorted(tensors)}")
+    return tensors["states"], tensors["actions"]
+
+
+def build_learned(
+    cfg: LearnedConfig,
+    spec: RobotSpec,
+    objective: str = "",
+    adapt: bool = True,
+    seed: int = 0,
+    calibration: Calibration | None = None,
+) -> AdaptiveAgent:
+    """Return the agent. Raises ValueError, in one line, for a missing or broken checkpoint or one of another robot.
+
+    `calibration` replaces the checkpoint's: a new model has none yet.
+    """
+    model = load_model(cfg.folder)
+    robot = model.card["dynamics"]["robot"]
+    if robot != spec.name:
+        raise ValueError(f"{cfg.checkpoint} was trained on {robot!r}, not on {spec.name!r}")
+    return AdaptiveAgent(
+        model,
+        lambda made, adapted: planner_of(cfg, spec, made, objective, adapted),
+        calibration or load_calibration(cfg.folder),
+        load_replay(cfg.folder),
+        cfg.surprise,
+        cfg.adapt if adapt else replace(cfg.adapt, enabled=False),
+        seed,
+    )

@@ -1,0 +1,58 @@
+"""What `surefoot run` can be asked for by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agents.build import LinearConfig
+from agents.learned import LearnedConfig
+from configs.limits import LIMITS
+from deploy.config import RunConfig
+
+_LINEAR = RunConfig(
+    preset="linear-cem",
+    robot="double_integrator",
+    limits=LIMITS["double_integrator"],
+    agent=LinearConfig(),
+    control_arm=False,
+    adapt=False,
+    episode_steps=100,
+    max_episodes=5,
+)
+_SMOKE = RunConfig(
+    preset="smoke",
+    robot="double_integrator",
+    limits=LIMITS["double_integrator"],
+    agent=LinearConfig(horizon=10, samples=32),
+    faults=("actuator_gain:force:0.5@4",),
+    plan_latency_s=0.1,
+    adapt_latency_s=1.0,
+    episode_steps=30,
+    max_episodes=4,
+)
+
+_WALKER = RunConfig(
+    preset="walker",
+    robot="walker2d",
+    limits=LIMITS["walker2d"],
+    agent=LearnedConfig(),
+    control_arm=False,
+    plan_every=3,
+    max_episodes=5,
+)
+_BROKEN_ANKLE = replace(
+    _WALKER,
+    preset="walker-broken-ankle",
+    faults=("actuator_limit:foot_left_joint:0.5@36",),
+    control_arm=True,
+    adapted_episodes=20,
+    max_episodes=80,
+    max_s=400.0,
+)
+
+PRESETS: dict[str, tuple[str, RunConfig]] = {
+    "walker-broken-ankle": ("diffusion MPC walks, its left ankle breaks, the dynamics adapts", _BROKEN_ANKLE),
+    "walker": ("diffusion MPC walks, with whatever goal and faults are asked for", _WALKER),
+    "linear-cem": ("a point mass, CEM with its exact model", _LINEAR),
+    "smoke": ("a few seconds: the point mass loses half its force; no checkpoint needed", _SMOKE),
+}

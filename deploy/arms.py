@@ -1,0 +1,151 @@
+"""The arms of a run: the robot that adapts and, in a second process, the same robot that may not.
+
+The control arm starts no episode before the main arm has started it, so that it never runs ahead, and ends with the
+main arm's last episode.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from agents.build import build_agent
+from deploy.interrupt import Interrupts, ignored_by_children
+from deploy.records import EpisodeRecord, RunRecord, read_episodes
+from deploy.robots.sim import SimRobot, make_robot
+from deploy.session import Session
+from deploy.telemetry import Log
+from envs.robots import robot_spec
+
+if TYPE_CHECKING:
+    from deploy.config import RunConfig
+    from deploy.loop import Agent
+
+OPEN = -1  # how many episodes there will be is not known yet
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A robot and its agent, ready to run."""
+
+    robot: SimRobot
+    agent: Agent
+    fault_s: float | None  # when the first fault starts
+
+
+def build(cfg: RunConfig) -> Parts:
+    """Return what a run is made of, without writing anything. Raises ValueError or KeyError for bad input."""
+    robot, fault_s = make_robot(cfg)
+    agent = build_agent(cfg.agent, robot_spec(cfg.robot, cfg.version), cfg.objective, cfg.adapt)
+    return Parts(robot, agent, fault_s)
+
+
+def open_session(cfg: RunConfig, parts: Parts, folder: Path, stop: Interrupts) -> Session:
+    """Return a session that is ready to run and writes into `folder`."""
+    log = Log(folder, stop.shield)
+    log.event(RunRecord(cfg.preset, cfg.robot, cfg.seed, parts.robot.dt_s, cfg.faults, parts.fault_s))
+    return Session(cfg, parts.robot, parts.agent, log, parts.fault_s)
+
+
+def finished(session: Session, cfg: RunConfig, episode: int) -> bool:
+    """Return whether the run is complete before this episode."""
+    history = session.history
+    adapted, partial = history.episodes_in("adapted")
+    enough = not partial and len(adapted) >= cfg.adapted_episodes
+    return episode >= cfg.max_episodes or enough
+
+
+def save_poses(folder: Path, session: Session) -> None:
+    """Write the configurations of every episode, for drawing."""
+    parts = {f"episode_{e.episode}": p for e, p in zip(session.history.episodes, session.history.poses, strict=False)}
+    part = folder / ".poses.part.npz"
+    np.savez_compressed(part, **parts)  # pyright: ignore[reportArgumentType]
+    part.replace(folder / "poses.npz")
+
+
+@dataclass
+class Progress:
+    """How far the main arm is, shared with the control arm."""
+
+    started: Any  # int32: episodes that the main arm has begun
+    final: Any  # int32: OPEN, or how many episodes there will be
+    done: Any  # int32: episodes that the control arm has completed
+
+    def may_start(self, episode: int) -> bool:
+        """Wait until the main arm is there too; return whether the episode is part of the run."""
+        self.done.value = episode
+        parent = multiprocessing.parent_process()
+        while self.final.value == OPEN:
+            if episode < self.started.value:
+                return True
+            if parent is not None and not parent.is_alive():
+                return False
+            time.sleep(0.02)
+        return episode < self.final.value
+
+
+def _control_arm(cfg: RunConfig, folder: Path, progress: Progress) -> None:
+    """Run the control arm to its end; the body of the second process."""
+    torch.set_num_threads(1)
+    with Interrupts(signal.SIGTERM) as stop:  # SIGINT is for the main arm, which then decides
+        try:
+            session = open_session(cfg, build(cfg), folder, stop)
+            session.run(progress.may_start)
+        except KeyboardInterrupt:
+            return  # asked to stop: what was done is in its log
+        session.log.close()
+        with stop.shield():
+            save_poses(folder, session)
+
+
+class ControlArm:
+    """The second process, from start to what it found."""
+
+    def __init__(self, cfg: RunConfig, folder: Path) -> None:
+        self.folder = folder / "control"
+        self.folder.mkdir()
+        context = multiprocessing.get_context("spawn")
+        self._progress = Progress(context.Value("i", 0), context.Value("i", OPEN), context.Value("i", 0))
+        own = replace(cfg, adapt=False, control_arm=False)
+        self._process = context.Process(target=_control_arm, args=(own, self.folder, self._progress), daemon=True)
+        with ignored_by_children():
+            self._process.start()
+
+    def started(self, episode: int) -> None:
+        """Say that the main arm begins `episode`."""
+        self._progress.started.value = episode + 1
+
+    def finish(self, episodes: int) -> None:
+        """Let it complete so many episodes, and wait. Raises RuntimeError if it failed."""
+        self._progress.final.value = episodes
+        self._process.join()
+        if self._process.exitcode:
+            raise RuntimeError(f"the control arm failed with exit code {self._process.exitcode}; see its message above")
+
+    def stop(self) -> None:
+        """End it where it is."""
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join(5)
+        if self._process.is_alive():
+            self._process.kill()
+
+    def episodes(self) -> list[EpisodeRecord]:
+        """Return the episodes that it has completed."""
+        path = self.folder / "events.jsonl"
+        if not path.exists():
+            return []
+        with path.open(encoding="utf-8") as lines:
+            return read_episodes(lines)
+
+    @property
+    def done(self) -> int:
+        """How many episodes it has completed so far."""
+        return self._progress.done.value

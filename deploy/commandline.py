@@ -1,0 +1,120 @@
+"""Presets and overrides from the command line; whatever is wrong with them is told in one line."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+
+from deploy.config import RunConfig, from_yaml, near, option_names
+
+HELP = ("-h", "--help")
+
+
+def complain(message: str, code: int = 2) -> int:
+    """Print one line to stderr; return the exit code."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def overridden(base: RunConfig, args: Sequence[str], prog: str) -> RunConfig:
+    """Return `base` with the options of `args`. Raises ValueError, in one line; --help prints and raises SystemExit."""
+    said = io.StringIO()
+    if any(arg in HELP for arg in args):
+        return _tyro(base, ["--help"], prog)[0]
+    try:
+        with redirect_stderr(said):
+            cfg, unknown = _tyro(base, args, prog)
+    except SystemExit:
+        raise ValueError(_first_message(said.getvalue())) from None
+    if unknown:
+        refuse_unknown(unknown, list(option_names(base)))
+    return cfg
+
+
+def refuse_unknown(unknown: Sequence[str], options: Sequence[str]) -> None:
+    """Raise ValueError that names the first unknown option and the known ones nearest to it."""
+    word = next((arg for arg in unknown if arg.startswith("-")), unknown[0]).partition("=")[0]
+    raise ValueError(f"no option {word!r}; near misses: {', '.join(near(word, options))}")
+
+
+def _tyro(base: RunConfig, args: Sequence[str], prog: str) -> tuple[RunConfig, list[str]]:
+    return tyro.cli(
+        RunConfig,
+        default=base,
+        args=list(args),
+        prog=prog,
+        config=(tyro.conf.AvoidSubcommands,),
+        return_unknown_args=True,
+    )
+
+
+def _first_message(box: str) -> str:
+    """Return what tyro's box says above its first rule, in one line."""
+    lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()]
+    said = []
+    for line in lines[1:]:
+        if line and not line.strip("─"):
+            break
+        said.append(line)
+    return " ".join(said) or "bad arguments"
+
+
+def resolve(args: Sequence[str], presets: Mapping[str, tuple[str, RunConfig]], prog: str) -> RunConfig:
+    """Return the config for `PRESET [--overrides]` or `--config FILE [--overrides]`.
+
+    Raises ValueError, in one line, for an unknown preset, a misspelt option or a bad value.
+    """
+    bases = {name: cfg for name, (_, cfg) in presets.items()}
+    if args and args[0] == "--config":
+        return _from_file(args[1:], bases, prog)
+    if not args or args[0] in HELP:
+        print(usage(presets, prog))
+        raise SystemExit(0 if args else 2)
+    if args[0] not in presets:
+        raise ValueError(f"no preset {args[0]!r}; choose from {', '.join(presets)}")
+    return overridden(replace(bases[args[0]], preset=args[0]), args[1:], f"{prog} {args[0]}")
+
+
+def _from_file(args: Sequence[str], bases: Mapping[str, RunConfig], prog: str) -> RunConfig:
+    if not args:
+        raise ValueError("--config needs a file")
+    try:
+        text = Path(args[0]).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {args[0]} cannot be read: {error}") from None
+    return overridden(from_yaml(text, bases, args[0]), args[1:], prog)
+
+
+def usage(presets: Mapping[str, tuple[str, RunConfig]], prog: str) -> str:
+    """Return the help that lists the presets."""
+    width = max(map(len, presets))
+    lines = [f"  {name:<{width}}  {about}" for name, (about, _) in presets.items()]
+    return "\n".join(
+        [
+            f"usage: {prog} PRESET [--overrides]",
+            f"       {prog} --config runs/.../config.yaml [--overrides]",
+            "",
+            "presets (PRESET --help lists what can be overridden):",
+            *lines,
+        ]
+    )
+
+
+def guarded(body: Callable[[], int]) -> int:
+    """Return what `body` returns; bad input is told in one line (2), Ctrl-C before anything was done too (130)."""
+    try:
+        return body()
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        return complain(str(text))
+    except SystemExit as done:  # --help
+        return int(done.code or 0)
+    except KeyboardInterrupt:
+        return complain("interrupted", 130)

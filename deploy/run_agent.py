@@ -1,0 +1,153 @@
+"""`python deploy/run_agent.py PRESET [--overrides]` = `surefoot run`: run a robot, show it, leave a report behind."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from deploy.arms import ControlArm
+    from deploy.config import RunConfig
+    from deploy.interrupt import Interrupts
+    from deploy.records import EpisodeRecord
+    from deploy.session import Session
+
+
+def speed_of(cfg: RunConfig) -> Callable[[np.ndarray], float]:
+    """Return the function that reads the forward speed [m/s] from a state (O,)."""
+    from envs.robots import robot_spec
+
+    column = robot_spec(cfg.robot, cfg.version).columns["speed"]
+    return lambda state_O: float(state_O[column])
+
+
+@dataclass
+class Run:
+    """One run from its open session to its report."""
+
+    cfg: RunConfig
+    folder: Path
+    session: Session
+    arm: ControlArm | None
+    stop: Interrupts
+    began_s: float
+
+    def go(self) -> int:
+        """Run both arms, then write the report; return the exit code. Whatever happens, a summary is left behind."""
+        try:
+            self._run()
+            summary = self._summarise("ok")
+            self._report(summary)
+        except KeyboardInterrupt:
+            return self._cut_short("interrupted", 130)
+        except (OSError, RuntimeError, ValueError) as error:
+            (self.folder / "error.txt").write_text(traceback.format_exc())
+            print(f"error: {error} (details in {self.folder / 'error.txt'})", file=sys.stderr)
+            return self._cut_short(f"error: {error}", 1)
+        finally:
+            self.session.log.close()
+            if self.arm is not None:
+                self.arm.stop()
+        return 0
+
+    def _run(self) -> None:
+        from deploy.arms import finished
+        from deploy.terminal import Display
+
+        arm, session = self.arm, self.session
+        display = Display(
+            self.cfg, session.view, session.history, speed_of(self.cfg), lambda: arm.done if arm is not None else None
+        )
+
+        def may_start(episode: int) -> bool:
+            display.tell()
+            if arm is not None:
+                arm.started(episode)
+            return not finished(session, self.cfg, episode)
+
+        with display:
+            session.run(may_start)
+            display.tell()
+            if arm is not None:
+                arm.finish(len(session.history.episodes))
+
+    def _control(self) -> list[EpisodeRecord] | None:
+        return None if self.arm is None else self.arm.episodes()
+
+    def _summarise(self, status: str) -> dict[str, Any]:
+        from deploy.arms import save_poses
+        from deploy.summary import summarise
+        from deploy.telemetry import commit, write_json
+
+        with self.stop.shield():
+            wall_s = time.monotonic() - self.began_s
+            summary = summarise(self.cfg, self.session.history, self._control(), status, commit(), wall_s)
+            write_json(self.folder / "summary.json", summary)
+            save_poses(self.folder, self.session)
+        return summary
+
+    def _report(self, summary: dict[str, Any]) -> None:
+        from deploy.report import write_report
+
+        write_report(self.folder, self.cfg, summary, self.session.history, self._control() or [])
+        print(headline_of(summary))
+        print(f"report: {self.folder / 'report.html'}")
+
+    def _cut_short(self, status: str, code: int) -> int:
+        with self.stop.shield():
+            if self.arm is not None:
+                self.arm.stop()
+            self._summarise(status)
+        print(f"{status}; what was done is in {self.folder}", file=sys.stderr)
+        return code
+
+
+def headline_of(summary: dict[str, Any]) -> str:
+    """Return the run in one sentence."""
+    from deploy.report import headline
+
+    return headline(summary)
+
+
+def prepare(cfg: RunConfig, stop: Interrupts) -> Run:
+    """Return a run that is ready to go, its folder made. Raises ValueError or KeyError, in one line, for bad input."""
+    import torch
+
+    from deploy.arms import ControlArm, build, open_session
+    from deploy.config import to_yaml
+    from deploy.telemetry import new_folder, write_atomic
+
+    torch.set_num_threads(1)  # the control arm has the other core
+    began_s = time.monotonic()
+    parts = build(cfg)  # refuses bad input before a folder is made
+    folder = new_folder(cfg.preset, cfg.out)
+    write_atomic(folder / "config.yaml", to_yaml(cfg))
+    session = open_session(cfg, parts, folder, stop)
+    return Run(cfg, folder, session, ControlArm(cfg, folder) if cfg.control_arm else None, stop, began_s)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `PRESET [--overrides]`; return the exit code: 0, 1 (failed), 2 (bad input) or 130 (interrupted)."""
+    from configs.presets import PRESETS
+    from deploy.commandline import guarded, resolve
+    from deploy.interrupt import Interrupts
+
+    def body() -> int:
+        cfg = resolve(argv, PRESETS, "surefoot run")
+        return prepare(cfg, stop).go()
+
+    with Interrupts() as stop:
+        return guarded(body)
+
+
+if __name__ == "__main__":
+    # run as a file, its own folder is on the path, and would lend its names (evaluate, doctor) to other packages
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,101 @@
+"""The simulator itself as a model: the planner's `Dynamics` through mujoco.rollout, from a running robot's true state.
+
+It knows everything: positions that sensors do not report, the warm start of the solver, and the faults of the moment.
+It is the upper bound on what a learned model can do, never part of an agent on a real robot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+
+from envs.faults import FaultWrapper
+from envs.robots import RobotSpec
+from envs.shapes import check
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from envs.types import Belief
+
+
+class SimulatorDynamics:
+    """Predicts by simulating one environment's own model, on `nthread` threads.
+
+    Faults that hold now are taken to hold for the whole horizon, and pushes are not foreseen. States are the true
+    ones, without sensor faults. Raises ValueError if the environment has no MuJoCo model.
+    """
+
+    def __init__(self, env: gymnasium.Env, nthread: int = 1) -> None:
+        mujoco = _mujoco()
+        if nthread < 1:
+            raise ValueError(f"nthread must be at least 1, got {nthread}")
+        self._spec: RobotSpec = env.get_wrapper_attr("robot_spec")
+        if not self._spec.bodies:
+            raise ValueError(f"{self._spec.name} has no MuJoCo model to roll out")
+        self._env = env
+        self._faults = _fault_wrapper(env)
+        model = env.get_wrapper_attr("model")
+        self._scratch = [mujoco.MjData(model) for _ in range(nthread)]
+        self._pool = mujoco.rollout.Rollout(nthread=nthread if nthread > 1 else 0)
+
+    def rollout(self, belief: Belief, actions_BSHA: Tensor, generators: Sequence[Generator], /) -> Tensor:
+        """Return the states after each action, (B=1, S, H, O), NaN from where the simulation diverges.
+
+        The start is the state of the environment at this moment, whatever the belief says.
+        """
+        sizes = check("actions", actions_BSHA, "B S H A", B=1, A=self._spec.action.size)
+        commands_SHA = actions_BSHA[0].detach().cpu().numpy()
+        spec = self._spec.action
+        if self._faults is None:
+            applied_SHA = np.clip(commands_SHA, spec.low_A, spec.high_A)
+        else:
+            applied_SHA = self._faults.applied(commands_SHA)
+        z_SHO = self._simulate(applied_SHA.astype(np.float64), sizes["H"])
+        return actions_BSHA.new_tensor(z_SHO)[None]
+
+    def _simulate(self, applied_SHA: np.ndarray, horizon: int) -> np.ndarray:
+        mujoco = _mujoco()
+        core: Any = self._env.unwrapped
+        model, data, skip = core.model, core.data, core.frame_skip
+        full = mujoco.mjtState.mjSTATE_FULLPHYSICS
+        start = np.empty(mujoco.mj_stateSize(model, full))
+        mujoco.mj_getState(model, data, start, full)
+        states, _ = self._pool.rollout(
+            model,
+            self._scratch,
+            np.tile(start, (len(applied_SHA), 1)),
+            np.repeat(applied_SHA, skip, axis=1),
+            initial_warmstart=np.tile(data.qacc_warmstart, (len(applied_SHA), 1)),
+        )
+        due_H = data.time + self._spec.dt_s * np.arange(1, horizon + 1)
+        return self._observe(states[:, skip - 1 :: skip], model.nq, model.nv, due_H, 0.5 * model.opt.timestep)
+
+    def _observe(self, states_SHX: np.ndarray, nq: int, nv: int, due_H: np.ndarray, slack_s: float) -> np.ndarray:
+        """Full physics states (time, positions, velocities ..) as the environment's observations."""
+        positions = states_SHX[..., 2 : 1 + nq]  # without that along the track
+        limit = self._spec.rate_limit
+        velocities = np.clip(states_SHX[..., 1 + nq : 1 + nq + nv], -limit, limit)
+        z_SHO = np.concatenate([positions, velocities], axis=-1)
+        # A diverging simulation starts over at time 0 and then stands still: its clock gives it away.
+        z_SHO[np.abs(states_SHX[..., 0] - due_H) > slack_s] = np.nan
+        return z_SHO
+
+
+def _mujoco() -> Any:
+    """The bindings, which come without type information."""
+    import mujoco
+    import mujoco.rollout
+
+    return mujoco
+
+
+def _fault_wrapper(env: gymnasium.Env) -> FaultWrapper | None:
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, FaultWrapper):
+            return env
+        env = env.env
+    return None
