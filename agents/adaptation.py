@@ -179,7 +179,9 @@ def draw(fresh: Replay, replay: Replay, cfg: FitConfig, generator: Generator) ->
     return torch.cat([fresh[0][new_N], replay[0][old_N]]), torch.cat([fresh[1][new_N], replay[1][old_N]])
 
 
-def adapt_dynamics(model: DiffusionDynamics, play: Sequence[Play], replay: Replay, cfg: FitConfig, seed: int) -> Candidate:
+def adapt_dynamics(
+    model: DiffusionDynamics, play: Sequence[Play], replay: Replay, cfg: FitConfig, seed: int
+) -> Candidate:
     """Return dynamics fitted to the play."""
     fit_on, held = split([p for p in play if len(p.action_TA) >= model.horizon])
     fresh = windows(fit_on, model.horizon)
@@ -223,7 +225,9 @@ def adapt_value(model: ValueEnsemble, play: Sequence[Play], cfg: FitConfig, seed
     def score(made: nn.Module) -> np.ndarray:
         assert isinstance(made, ValueEnsemble)
         with torch.inference_mode():
-            return np.array([float((made.members(s).mean(0) - made.returns(r[:, None])[:, 0]).square().mean()) for s, r in held])
+            return np.array(
+                [float((made.members(s).mean(0) - made.returns(r[:, None])[:, 0]).square().mean()) for s, r in held]
+            )
 
     return candidate("value", model, fit(model, loss, cfg, seed), score, play)
 

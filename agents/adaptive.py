@@ -1,8 +1,8 @@
 """Doubt, and what follows from it: watch the prediction error, and on an alarm collect, fit a copy, judge it, swap, judge again.
 
-    watch --alarm--> collect --enough play--> (job runs) --gate--> trial --worse return--> rolled back
-      ^                                                             |  |--enough new play--> next round
-      +------------------- the old body is back --------------------+
+watch --alarm--> collect --enough play--> (job runs) --gate--> trial --worse return--> rolled back
+  ^                                                             |  |--enough new play--> next round
+  +------------------- the old body is back --------------------+
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
+import torch
 from scipy import stats
-from torch import nn
+from torch import Tensor, nn
 
 from agents import surprise
 from agents.adaptation import (
@@ -28,14 +29,14 @@ from agents.adaptation import (
     adapt_proposal,
     adapt_value,
 )
-from agents.monitor import Stretches, prediction_error
+from agents.monitor import STRIDE, Course, course_errors
 from agents.mpc import MpcAgent
 from agents.surprise import Calibration, SurpriseConfig
 from agents.types import AdaptationReport, AgentEvent, ModelSwap, SurpriseReading
 from envs.types import Observation
 from planners.search import SearchPlanner
 from planners.types import ActionPlan
-from planners.warm import WarmStart
+from planners.warm import Planner, WarmStart
 from world_models.checkpoint import WorldModel
 
 
@@ -98,8 +99,10 @@ class AdaptiveAgent:
     model: WorldModel
     planner_for: Callable[[WorldModel, bool], SearchPlanner]
     calibration: Calibration
+    course: Course
     replay: Replay
     surprise_cfg: SurpriseConfig = field(default_factory=SurpriseConfig)
+    warm: bool = False
     cfg: AdaptConfig = field(default_factory=AdaptConfig)
     seed: int = 0
 
@@ -107,9 +110,9 @@ class AdaptiveAgent:
         self.original = self.model
         planner = self.planner_for(self.model, False)
         block = self.model.dynamics.net.cfg.patch
-        self.mpc = MpcAgent(WarmStart(planner), planner.dynamics, planner.dt_s, planner.action.size, block)
+        self.mpc = MpcAgent(self.face(planner), planner.dynamics, planner.dt_s, planner.action.size, block)
         self.state = surprise.start(self.calibration, self.surprise_cfg)
-        self.stretches = Stretches()
+        self.average = self.course.start()
         self.stage: Stage = "watch"
         self.round = 0
         self.play: list[Play] = []
@@ -131,9 +134,13 @@ class AdaptiveAgent:
         """Forget what belongs to the last episode."""
         self.mpc.begin_episode(episode, seed)
         self.state = surprise.begin_episode(self.state)
-        self.stretches.clear()
+        self.average = self.course.start()
         self._states, self._actions, self._rewards = [], [], []
         self._record_from, self._whole = 0, True
+
+    def face(self, planner: SearchPlanner) -> Planner:
+        """Return the planner, behind its warm start if so configured."""
+        return WarmStart(planner) if self.warm else planner
 
     def plan(self, observation: Observation, committed_KA: np.ndarray, /) -> ActionPlan:
         """Return a plan made with the model in use."""
@@ -143,9 +150,10 @@ class AdaptiveAgent:
         """Swap the model between two plans; the residual scale is estimated anew."""
         self.model, adapted = model, model is not self.original
         planner = self.planner_for(model, adapted)
-        self.mpc.use(WarmStart(planner), planner.dynamics)
+        self.mpc.use(self.face(planner), planner.dynamics)
         self.state = surprise.rescale(self.state) if adapted else surprise.restore(self.state)
         self.recall, self._whole = 0.0, False
+        self.average = self.course.start()
         return ModelSwap(self.now_s, name, reason)
 
     # --- watching -------------------------------------------------------------------------------------------------
@@ -153,32 +161,45 @@ class AdaptiveAgent:
     def observe(
         self, before: Observation, action_A: np.ndarray, after: Observation, reward: float, /
     ) -> Sequence[AgentEvent]:
-        """Record the step; when it completes a stretch, update surprise."""
+        """Record the step; every few steps, update surprise."""
         self.now_s = after.t_s
         if not self._states:
             self._states.append(before.state_O)
         self._states.append(after.state_O)
         self._actions.append(action_A)
         self._rewards.append(reward)
-        stretch = self.stretches.add(before.state_O, action_A, after.state_O)
-        if stretch is None:
+        window = self.window()
+        if window is None:
             return ()
-        error = float(prediction_error(self.model.dynamics, *stretch)[0])
+        errors_C = course_errors(self.model.dynamics, *window, self.course.columns)[0]
+        self.average, error = self.course.fold(self.average, errors_C.numpy(), window[0][0, 0].numpy())
         self.state, reading = surprise.read(self.state, after.t_s, error, self.calibration, self.surprise_cfg)
         events: list[AgentEvent] = [reading]
         if self.model is not self.original:
-            base = float(prediction_error(self.original.dynamics, *stretch)[0])
-            events += self.watch_old_body(error, base)
+            base_C = course_errors(self.original.dynamics, *window, self.course.columns)[0]
+            events += self.watch_old_body(float(errors_C.square().mean()), float(base_C.square().mean()))
         if reading.alarm:
             self.on_alarm(reading)
         return events
 
+    def window(self) -> tuple[Tensor, Tensor] | None:
+        """Return the last horizon, states (1, H + 1, O) and actions (1, H, A), at every STRIDE-th step that has one."""
+        h, n = self.model.dynamics.horizon, len(self._actions)
+        if n < h or n % STRIDE:
+            return None
+        states, actions = np.stack(self._states[-h - 1 :]), np.stack(self._actions[-h:])
+        return torch.from_numpy(states.astype(np.float32))[None], torch.from_numpy(actions.astype(np.float32))[None]
+
+    def lived(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the episode so far: states (T + 1, O) and the actions sent (T, A)."""
+        return np.stack(self._states), np.stack(self._actions)
+
     def on_alarm(self, reading: SurpriseReading) -> None:
-        """Start to collect, from the beginning of the stretch that raised the alarm."""
+        """Start to collect, from the prediction that raised the alarm on."""
         if self.cfg.enabled and self.stage in ("watch", "trial"):
             self.stage, self.round, self.fresh = "collect", 0, 0
             self.play, self.returns, self.trial = [], [], []
-            self._record_from, self._whole = max(0, len(self._actions) - 4), False
+            self._record_from, self._whole = max(0, len(self._actions) - STRIDE), False
 
     def watch_old_body(self, error: float, base: float) -> list[AgentEvent]:
         """Return a swap back when the original model predicts better again, for long enough (a CUSUM)."""
@@ -198,7 +219,10 @@ class AdaptiveAgent:
         first = self._record_from
         self.play.append(
             Play(
-                np.stack(self._states[first:]), np.stack(self._actions[first:]), np.array(self._rewards[first:]), terminated
+                np.stack(self._states[first:]),
+                np.stack(self._actions[first:]),
+                np.array(self._rewards[first:]),
+                terminated,
             )
         )
         self.fresh += 1
@@ -213,7 +237,11 @@ class AdaptiveAgent:
         worse = stats.ttest_ind(self.trial, self.returns, equal_var=False, alternative="less")
         if not worse.pvalue < self.cfg.rollback_risk:  # pyright: ignore
             return ()
-        swap = self.use(self.previous, "previous", f"rolled back: return {np.mean(self.trial):.0f} after {np.mean(self.returns):.0f}")
+        swap = self.use(
+            self.previous,
+            "previous",
+            f"rolled back: return {np.mean(self.trial):.0f} after {np.mean(self.returns):.0f}",
+        )
         self.stage, self.round, self.previous = "collect", self.cfg.rounds, None
         return [swap]
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor
 
 from agents.adaptive import AdaptConfig, AdaptiveAgent
+from agents.monitor import Course, Normal, watched_columns
 from agents.surprise import Calibration, SurpriseConfig
 from envs.robots import RobotSpec, readings, reward
 from planners.cem import Cem
@@ -34,7 +36,7 @@ class LearnedConfig:
 
     checkpoint: Path = Path("checkpoints/walker-small")
     """Folder of the weights; looked for here, then in the checkout."""
-    samples: int = 32
+    samples: int = 16
     """Candidates per plan (and per iteration of a refinement)."""
     method: Ssr | Cem = field(default_factory=Ssr)
     refined: Cem = field(default_factory=lambda: Cem(iterations=3))
@@ -43,10 +45,10 @@ class LearnedConfig:
     """Weight of far predictions in the return: the mixture is TD(lambda)."""
     value_every: int = 4
     """The value is read at every so many predicted steps."""
-    guess_share: float = 0.25
-    """Part of the candidates that comes from the last plan."""
+    warm: bool = False
+    """Whether the last plan, shifted, joins the candidates."""
     bf16: bool = True
-    surprise: SurpriseConfig = field(default_factory=SurpriseConfig)
+    surprise: SurpriseConfig = field(default_factory=lambda: SurpriseConfig(whiten=False, start_updates=20))
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
 
     def __post_init__(self) -> None:
@@ -77,7 +79,9 @@ def task_readout(
     return readout
 
 
-def goal(cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, text: str) -> tuple[Objective, Callable[[Tensor], Readings]]:
+def goal(
+    cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, text: str
+) -> tuple[Objective, Callable[[Tensor], Readings]]:
     """Return the objective that `text` names ("": the task) and a readout of what it needs."""
     steps = value_steps(model.dynamics.horizon, cfg.value_every)
     run = ReturnToGo(model.value.cfg.discount, cfg.lam, model.value.cfg.fall_penalty, steps)
@@ -91,7 +95,8 @@ def planner_of(cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, text: str
     """Return the planner that searches with a model; its networks are copies, in bf16 if so configured."""
     proposal, dynamics = copy.deepcopy(model.proposal), copy.deepcopy(model.dynamics)
     if cfg.bf16:
-        fast(proposal), fast(dynamics)
+        fast(proposal)
+        fast(dynamics)
     objective, readout = goal(cfg, spec, model, text)
     method: Method = cfg.refined if adapted and cfg.adapt.refine else cfg.method
     return SearchPlanner(
@@ -104,24 +109,27 @@ def planner_of(cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, text: str
         horizon=model.dynamics.horizon,
         samples=cfg.samples,
         proposal=proposal,
-        guess_share=cfg.guess_share,
     )
 
 
-def load_calibration(folder: Path) -> Calibration:
+def load_calibration(folder: Path) -> tuple[Calibration, Course]:
     """Return what healthy episodes look like to this model. Raises ValueError, in one line, where it is missing or broken."""
     path = folder / "surprise.json"
     if not path.exists():
         raise ValueError(f"no {path}: calibrate with `surefoot calibrate`")
     try:
-        return Calibration.from_dict(json.loads(path.read_text())["calibration"])
+        data = json.loads(path.read_text())
+        return Calibration.from_dict(data["calibration"]), Course.from_dict(data["course"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a calibration: {error}") from None
 
 
-def placeholder() -> Calibration:
+def placeholder(spec: RobotSpec) -> tuple[Calibration, Course]:
     """Return a calibration that never alarms: for the episodes from which the real one is made."""
-    return Calibration(0.0, 1.0, 0.0, (), 1.0, 1.0, (1e9,) * 10_000, 0, 0)
+    columns = watched_columns(spec)
+    states = Normal((0.0,) * spec.state_size, tuple(map(tuple, np.eye(spec.state_size).tolist())))
+    averages = Normal((0.0,) * len(columns), tuple(map(tuple, np.eye(len(columns)).tolist())))
+    return Calibration(0.0, 1.0, 0.0, (), 1.0, 1.0, (1e9,) * 10_000, 0, 0), Course(columns, states, averages)
 
 
 def load_replay(folder: Path) -> tuple[Tensor, Tensor]:
@@ -138,7 +146,7 @@ def build_learned(
     objective: str = "",
     adapt: bool = True,
     seed: int = 0,
-    calibration: Calibration | None = None,
+    calibration: tuple[Calibration, Course] | None = None,
 ) -> AdaptiveAgent:
     """Return the agent. Raises ValueError, in one line, for a missing or broken checkpoint or one of another robot.
 
@@ -151,9 +159,10 @@ def build_learned(
     return AdaptiveAgent(
         model,
         lambda made, adapted: planner_of(cfg, spec, made, objective, adapted),
-        calibration or load_calibration(cfg.folder),
+        *(calibration or load_calibration(cfg.folder)),
         load_replay(cfg.folder),
         cfg.surprise,
+        cfg.warm,
         cfg.adapt if adapt else replace(cfg.adapt, enabled=False),
         seed,
     )

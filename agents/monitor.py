@@ -1,74 +1,143 @@
-"""From what was sent and what was seen to prediction errors: the model in use predicts each short stretch again, from its own start."""
+"""From what was sent and what was seen to one number: how far the model in use is systematically wrong about the robot's course.
+
+Every few control steps the model predicts the whole horizon again from where the robot was, with the actions that were really sent.
+The signed errors of height, pitch, speed and their rates at the end of the horizon are averaged (exponentially), whitened with the
+covariance that such averages have on a healthy robot, and their length is the error that `agents/surprise.py` folds.
+
+Why signed and averaged: this model's squared one-step error on a walker is dominated by contacts, and a weak ankle hides in it (0.9
+standard deviations of the healthy log-error); what the ankle does to the height a quarter of a second later does not (2.9). Why only
+from typical states: a robot that is falling is a known event, not a new body.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from envs.robots import RobotSpec
 from world_models.dynamics import DiffusionDynamics
 
-STRETCH = 4
-"""Control steps per prediction: one token of the dynamics, which is causal."""
+STRIDE = 4
+"""Control steps between two predictions: one token of the dynamics."""
 SAMPLES = 2
 """Predictions averaged; their noise is fixed, so that the error changes only when the world does."""
+SHARE = 0.3
+"""Weight of the newest error in the average."""
+TYPICAL = 6.0
+"""Mahalanobis distance from the healthy states beyond which a prediction does not count."""
+BOUND = 4.0
+"""Errors are clipped to so many healthy standard deviations: one contact must not outweigh ten steps."""
+SHRINK = 0.1
+"""Share of its diagonal in a covariance."""
 
 
-def fixed_noise(dynamics: DiffusionDynamics, steps: int, samples: int) -> Tensor:
-    """Return the noise that every prediction error is computed with, (1, K, H, O)."""
-    shape = (1, samples, steps, len(dynamics.state.mean))
-    return torch.randn(shape, generator=Generator().manual_seed(20_24))
+def watched_columns(spec: RobotSpec) -> tuple[int, ...]:
+    """Return the state columns of the quantities that objectives read, and of their rates."""
+    rates = [i for i, name in enumerate(spec.state_names) if name.removesuffix("_rate") in spec.columns and name.endswith("_rate")]
+    return tuple(sorted({*spec.columns.values(), *rates}))
 
 
-def prediction_error(dynamics: DiffusionDynamics, states_BTO: Tensor, actions_BHA: Tensor) -> Tensor:
-    """Return the mean squared error over lags and columns in units of the healthy error at each, (B,); T = H + 1.
-
-    About 1 on the data that the dynamics was measured on.
-    """
+def course_errors(dynamics: DiffusionDynamics, states_BTO: Tensor, actions_BHA: Tensor, columns: Sequence[int]) -> Tensor:
+    """Return the signed errors after H steps in healthy standard deviations, (B, C); T = H + 1."""
     b, h = actions_BHA.shape[:2]
-    noise = fixed_noise(dynamics, h, SAMPLES).expand(b, -1, -1, -1)
+    shape = (1, SAMPLES, h, len(dynamics.state.mean))
+    noise = torch.randn(shape, generator=Generator().manual_seed(20_24)).expand(b, -1, -1, -1)
     predicted = dynamics.denoise_block(states_BTO[:, 0], actions_BHA[:, None].expand(-1, SAMPLES, -1, -1), noise).mean(1)
-    return ((predicted - states_BTO[:, 1:]) / dynamics.residual[:h]).square().mean((1, 2))
+    error_BO = (predicted[:, -1] - states_BTO[:, -1]) / dynamics.residual[h - 1]
+    return error_BO[:, list(columns)].clamp(-BOUND, BOUND)
 
 
-@dataclass
-class Stretches:
-    """Collects the steps of an episode and gives each complete stretch once."""
-
-    states: list[np.ndarray] = field(default_factory=list)
-    actions: list[np.ndarray] = field(default_factory=list)
-
-    def add(self, before_O: np.ndarray, action_A: np.ndarray, after_O: np.ndarray) -> tuple[Tensor, Tensor] | None:
-        """Return (states (1, 5, O), actions (1, 4, A)) when the step completes a stretch."""
-        if not self.states:
-            self.states.append(before_O)
-        self.states.append(after_O)
-        self.actions.append(action_A)
-        if len(self.actions) < STRETCH:
-            return None
-        states, actions = (np.stack(rows).astype(np.float32)[None] for rows in (self.states, self.actions))
-        self.clear()
-        return torch.from_numpy(states), torch.from_numpy(actions)
-
-    def clear(self) -> None:
-        """Forget an unfinished stretch: at the start of an episode."""
-        self.states, self.actions = [], []
+def episode_course(
+    dynamics: DiffusionDynamics, state_TO: np.ndarray, action_TA: np.ndarray, columns: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (errors (U, C), states they were predicted from (U, O)) of a whole episode, in the order of its updates."""
+    h = dynamics.horizon
+    starts = np.arange(0, len(action_TA) - h + 1, STRIDE)[:, None]
+    if not len(starts):
+        return np.zeros((0, len(columns))), np.zeros((0, state_TO.shape[1]))
+    states = torch.from_numpy(state_TO[starts + np.arange(h + 1)].astype(np.float32))
+    actions = torch.from_numpy(action_TA[starts + np.arange(h)].astype(np.float32))
+    return course_errors(dynamics, states, actions, columns).numpy(), state_TO[starts[:, 0]]
 
 
-def episode_errors(dynamics: DiffusionDynamics, state_TO: np.ndarray, action_TA: np.ndarray) -> np.ndarray:
-    """Return the errors of an episode's complete stretches at once, as the monitor would see them one by one."""
-    n = len(action_TA) // STRETCH
-    if n == 0:
-        return np.zeros(0)
-    index = np.arange(n)[:, None] * STRETCH + np.arange(STRETCH + 1)
-    states = torch.from_numpy(state_TO[index].astype(np.float32))
-    actions = torch.from_numpy(action_TA[index[:, :-1]].astype(np.float32))
-    return prediction_error(dynamics, states, actions).numpy()
+@dataclass(frozen=True)
+class Normal:
+    """Mean and inverse covariance of healthy vectors."""
+
+    mean: tuple[float, ...]
+    precision: tuple[tuple[float, ...], ...]
+
+    @staticmethod
+    def fit(x_NC: np.ndarray, mean: np.ndarray | None = None) -> Normal:
+        """Return the statistics of the rows, with a mean of one's own if given."""
+        centre = x_NC.mean(0) if mean is None else mean
+        cov = np.atleast_2d(np.cov(x_NC.T))
+        cov = (1 - SHRINK) * cov + SHRINK * np.diag(np.diag(cov))
+        return Normal(tuple(centre.tolist()), tuple(map(tuple, np.linalg.inv(cov).tolist())))
+
+    def distance(self, x_C: np.ndarray) -> float:
+        """Return the Mahalanobis distance."""
+        d = x_C - np.array(self.mean)
+        return float(np.sqrt(max(0.0, d @ np.array(self.precision) @ d)))
 
 
-def errors_of(dynamics: DiffusionDynamics, episodes: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-    """Return the errors of many episodes, each (states (T + 1, O), actions sent (T, A))."""
-    return [episode_errors(dynamics, *episode) for episode in episodes]
+@dataclass(frozen=True)
+class Course:
+    """What is watched, and how it behaves on a healthy robot."""
+
+    columns: tuple[int, ...]
+    states: Normal
+    averages: Normal  # of the averaged errors; its mean is that of the errors themselves
+
+    def start(self) -> np.ndarray:
+        """Return the average at the beginning of an episode, (C,)."""
+        return np.array(self.averages.mean)
+
+    def fold(self, average_C: np.ndarray, error_C: np.ndarray, start_O: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return the next average and its length, about 1 on a healthy robot; non-finite input gives inf and is not kept."""
+        if not (np.isfinite(error_C).all() and np.isfinite(start_O).all()):
+            return average_C, float("inf")
+        share = SHARE if self.states.distance(start_O) < TYPICAL else 0.0
+        after_C = (1 - share) * average_C + share * error_C
+        return after_C, self.averages.distance(after_C) / len(self.columns) ** 0.5
+
+    def errors(self, error_UC: np.ndarray, start_UO: np.ndarray) -> np.ndarray:
+        """Return the lengths over an episode, (U,)."""
+        average, out = self.start(), []
+        for error_C, start_O in zip(error_UC, start_UO, strict=True):
+            average, length = self.fold(average, error_C, start_O)
+            out.append(length)
+        return np.array(out)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Course:
+        """Return what `to_dict` wrote."""
+        normals = {
+            name: Normal(tuple(data[name]["mean"]), tuple(map(tuple, data[name]["precision"]))) for name in ("states", "averages")
+        }
+        return Course(tuple(data["columns"]), **normals)
+
+
+def fit_course(columns: Sequence[int], episodes: Sequence[tuple[np.ndarray, np.ndarray]]) -> Course:
+    """Return the statistics of healthy episodes, each (errors (U, C), start states (U, O))."""
+    whole = [(e, s) for e, s in episodes if len(e)]
+    states = Normal.fit(np.concatenate([s for _, s in whole]))
+    centre = np.median(np.concatenate([e for e, _ in whole]), axis=0)
+    plain = Course(tuple(columns), states, Normal(tuple(centre.tolist()), ()))
+    averages = []
+    for errors, starts in whole:
+        average = plain.start()
+        for error_C, start_O in zip(errors, starts, strict=True):
+            share = SHARE if states.distance(start_O) < TYPICAL else 0.0
+            average = (1 - share) * average + share * error_C
+            averages.append(average)
+    return Course(tuple(columns), states, Normal.fit(np.stack(averages), centre))

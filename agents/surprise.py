@@ -41,6 +41,8 @@ class SurpriseConfig:
     """Until then, the threshold is this many times higher."""
     floor: float = 1e-6
     """Added to the error before the logarithm."""
+    whiten: bool = True
+    """Whether AR(1) dependence is taken out first. Not for an error that is itself an average: whitening undoes averaging."""
     start_updates: int = 50
     """Updates at the beginning of an episode with a location of their own: a standing start is not a steady walk."""
 

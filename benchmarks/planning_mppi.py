@@ -42,11 +42,11 @@ class Task:
         """Return the predicted states, (B, S, H, D): the face that our planners ask for."""
         B, S, H, A = actions_BSHA.shape
         x_ND = belief.z_BD.repeat_interleave(S, 0)
-        states = []
-        for u_NA in actions_BSHA.view(B * S, H, A).unbind(1):
+        states_NHD = x_ND.new_empty(B * S, H, x_ND.shape[1])
+        for h, u_NA in enumerate(actions_BSHA.view(B * S, H, A).unbind(1)):
             x_ND = self.step(x_ND, u_NA)
-            states.append(x_ND)
-        return torch.stack(states, 1).view(B, S, H, -1)
+            states_NHD[:, h] = x_ND
+        return states_NHD.view(B, S, H, -1)
 
     def block_cost(self, actions_HA: Tensor) -> float:
         """Return the cost of one block from the start."""

@@ -22,7 +22,7 @@ WALKER_SMALL = ModelConfig(
     dynamics=DiffusionPart(
         DenoiserConfig(width=128, layers=4, mlp=512, patch=4, causal=True),
         DiffusionConfig(sample_steps=2),
-        TrainConfig(steps=16_000, batch=128, learning_rate=7e-4, weight_decay=0.1),
+        TrainConfig(steps=12_000, batch=128, learning_rate=7e-4, weight_decay=1.0),
         BOTH,
     ),
     value=ValuePart(

@@ -43,7 +43,7 @@ class Parts:
 def build(cfg: RunConfig) -> Parts:
     """Return what a run is made of, without writing anything. Raises ValueError or KeyError for bad input."""
     robot, fault_s = make_robot(cfg)
-    agent = build_agent(cfg.agent, robot_spec(cfg.robot, cfg.version), cfg.objective, cfg.adapt)
+    agent = build_agent(cfg.agent, robot_spec(cfg.robot, cfg.version), cfg.objective, cfg.adapt, cfg.seed)
     return Parts(robot, agent, fault_s)
 
 

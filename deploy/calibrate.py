@@ -20,11 +20,15 @@ FIRST = 1_000_000
 
 def calibration_file(cfg: RunConfig, done: Sequence[Watched], commit: str) -> str:
     """Return the JSON text of surprise.json. Raises ValueError where there are too few episodes for the set rate."""
-    from agents.calibration import calibrate
+    from agents.calibration import FIT_EVERY, calibrate
     from agents.learned import LearnedConfig
+    from agents.monitor import fit_course, watched_columns
+    from envs.robots import robot_spec
 
     assert isinstance(cfg.agent, LearnedConfig)
-    made = calibrate([w.errors for w in done], cfg.agent.surprise)
+    columns = watched_columns(robot_spec(cfg.robot, cfg.version))
+    course = fit_course(columns, [(w.course_UC, w.start_UO) for w in done[::FIT_EVERY]])
+    made = calibrate([course.errors(w.course_UC, w.start_UO) for w in done], cfg.agent.surprise)
     returns = [w.episode_return for w in done]
     about = {
         "preset": cfg.preset,
@@ -35,7 +39,7 @@ def calibration_file(cfg: RunConfig, done: Sequence[Watched], commit: str) -> st
         "falls": sum(w.ended == "terminated" for w in done),
         "commit": commit,
     }
-    return json.dumps({"calibration": made.to_dict(), "about": about}, indent=1) + "\n"
+    return json.dumps({"calibration": made.to_dict(), "course": course.to_dict(), "about": about}, indent=1) + "\n"
 
 
 def run(cfg: RunConfig, episodes: int, workers: int) -> int:
@@ -46,15 +50,18 @@ def run(cfg: RunConfig, episodes: int, workers: int) -> int:
     from agents.learned import LearnedConfig, placeholder
     from deploy.telemetry import commit, write_atomic
     from deploy.watch import watch
+    from envs.robots import robot_spec
 
     if not isinstance(cfg.agent, LearnedConfig):
         raise ValueError(f"preset {cfg.preset!r} has no learned model to calibrate")
     numbers = range(FIRST, FIRST + episodes)
-    found = track(watch(cfg, numbers, workers, placeholder()), "episodes", episodes, console=Console(stderr=True))
+    found = track(watch(cfg, numbers, workers, placeholder(robot_spec(cfg.robot, cfg.version))), "episodes", episodes, console=Console(stderr=True))
     done = list(found)
     path = cfg.agent.folder / "surprise.json"
     write_atomic(path, calibration_file(cfg, done, commit()))
-    print(f"{episodes} healthy episodes; mean return {sum(w.episode_return for w in done) / episodes:.0f}; wrote {path}")
+    print(
+        f"{episodes} healthy episodes; mean return {sum(w.episode_return for w in done) / episodes:.0f}; wrote {path}"
+    )
     return 0
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from agents.monitor import Course
     from agents.surprise import Calibration
     from deploy.config import RunConfig
 
@@ -26,15 +27,18 @@ class Watched:
     episode_return: float
     steps: int
     ended: str
-    errors: np.ndarray  # (U,) lag-normalised prediction errors, one per update of the monitor
+    errors: np.ndarray  # (U,) what the monitor folded, one per update
+    course_UC: np.ndarray  # the signed errors behind them
+    start_UO: np.ndarray  # the states they were predicted from
     alarms_s: tuple[float, ...]
 
 
-def watch_episode(cfg: RunConfig, calibration: Calibration | None, episode: int) -> Watched:
+def watch_episode(cfg: RunConfig, calibration: tuple[Calibration, Course] | None, episode: int) -> Watched:
     """Return what one episode showed; it depends on the config, the calibration and its number alone."""
     import torch
 
     from agents.learned import LearnedConfig, build_learned
+    from agents.monitor import episode_course
     from deploy.interrupt import Interrupts
     from deploy.robots.sim import make_robot
     from deploy.session import Session
@@ -55,11 +59,12 @@ def watch_episode(cfg: RunConfig, calibration: Calibration | None, episode: int)
     (done,) = session.history.episodes
     alarms_s = tuple(reading.t_s for _, reading in session.history.alarms)
     errors = done.error_T[np.isfinite(done.error_T)]
-    return Watched(episode, done.episode_return, done.steps, done.ended, errors, alarms_s)
+    course = episode_course(agent.model.dynamics, *agent.lived(), agent.course.columns)
+    return Watched(episode, done.episode_return, done.steps, done.ended, errors, *course, alarms_s)
 
 
 def watch(
-    cfg: RunConfig, episodes: Sequence[int], workers: int = 1, calibration: Calibration | None = None
+    cfg: RunConfig, episodes: Sequence[int], workers: int = 1, calibration: tuple[Calibration, Course] | None = None
 ) -> Iterator[Watched]:
     """Yield the episodes in order."""
     one = partial(watch_episode, cfg, calibration)

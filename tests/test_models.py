@@ -172,7 +172,9 @@ def poison(path):
     save_file(tensors, path)
 
 
-@pytest.mark.parametrize("damage", [cut, garble, poison, lambda p: p.unlink()], ids=["cut", "garbled", "nan", "missing"])
+@pytest.mark.parametrize(
+    "damage", [cut, garble, poison, lambda p: p.unlink()], ids=["cut", "garbled", "nan", "missing"]
+)
 def test_a_damaged_checkpoint_is_refused_in_one_line(folder, damage):
     damage(folder / "dynamics.safetensors")
     with pytest.raises(ValueError, match=r"dynamics\.safetensors") as caught:

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from envs.shapes import check
 
-
 SHORT = 16
 """Longest sequence that is attended to without the fused kernel."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Generator, Tensor
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
 TRAIN_LEVELS = 1000
 
@@ -39,6 +41,8 @@ def scheduler(cfg: DiffusionConfig) -> DDIMScheduler:
 
     With a network that predicts the noise the highest level keeps a trace of signal, for there the clean block is undefined.
     """
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler  # slow to import, and changes the environment
+
     made = DDIMScheduler(
         num_train_timesteps=TRAIN_LEVELS,
         beta_schedule="squaredcos_cap_v2",
@@ -73,6 +77,11 @@ def training_pair(x0: Tensor, steps_B: Tensor, eps: Tensor, cfg: DiffusionConfig
     if cfg.prediction == "epsilon":
         return noisy, eps
     return noisy, made.get_velocity(x0, eps, steps_B)  # pyright: ignore[reportArgumentType]
+
+
+def is_pure_noise(level: Tensor, cfg: DiffusionConfig) -> bool:
+    """Return whether a block at this level holds no trace of signal: then what the network returns depends on no draw."""
+    return cfg.prediction == "sample" and float(level) == 1.0
 
 
 Denoise = Callable[[Tensor, Tensor], Tensor]

@@ -45,9 +45,12 @@ class DiffusionProposal(nn.Module):
     def sample(self, belief: Belief, n: int, generators: Sequence[Generator], /) -> Tensor:
         """Return n candidate action blocks, (B, S=n, H, A); not clipped to the actuators' range."""
         b, (_, a) = len(belief.z_BD), self.sizes
-        state_NO = self.state(belief.z_BD).repeat_interleave(n, dim=0)
+        state_BO = self.state(belief.z_BD)
+        state_NO = state_BO.repeat_interleave(n, dim=0)
 
         def denoise(x_BSHA: Tensor, level: Tensor) -> Tensor:
+            if diffusion.is_pure_noise(level, self.diff):  # one answer per state, instead of one per candidate
+                return self.net(x_BSHA[:, 0], state_BO, None, level)[:, None].expand(x_BSHA.shape)
             return self.net(x_BSHA.flatten(0, 1), state_NO, None, level).view(x_BSHA.shape)
 
         noise_BSHA = diffusion.noise((n, self.horizon, a), generators)

@@ -103,13 +103,21 @@ class Run:
 
     def save(self) -> None:
         """Write the whole state; the JSON, renamed into place last, names the tensors it belongs to."""
-        tensors = {f"param.{n}": p.detach() for n, p in self.params.items()} | {f"ema.{n}": e for n, e in self.ema.items()}
+        tensors = {f"param.{n}": p.detach() for n, p in self.params.items()} | {
+            f"ema.{n}": e for n, e in self.ema.items()
+        }
         for index, param in enumerate(self.params.values()):
             tensors[f"first.{index}"] = self.optimiser.state[param]["exp_avg"]
             tensors[f"second.{index}"] = self.optimiser.state[param]["exp_avg_sq"]
         name = f"state-{self.step % (2 * self.cfg.save_every)}.safetensors"
         save_tensors(self.folder / name, tensors)
-        meta = {"config": repr(self.cfg), "step": self.step, "average": self.average, "curve": self.curve, "tensors": name}
+        meta = {
+            "config": repr(self.cfg),
+            "step": self.step,
+            "average": self.average,
+            "curve": self.curve,
+            "tensors": name,
+        }
         temporary = self.folder / "state.json.tmp"
         temporary.write_text(json.dumps(meta))
         temporary.rename(self.folder / "state.json")
@@ -125,7 +133,8 @@ class Run:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         decay = min(self.cfg.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.params.values()], 1 - decay)
+        for name, param in self.params.items():
+            self.ema[name].lerp_(param.detach(), 1 - decay)
         self.step += 1
         return float(value.detach())
 

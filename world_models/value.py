@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor, nn
@@ -36,9 +37,7 @@ class ValueEnsemble(nn.Module):
         super().__init__()
         self.cfg, self.state, self.returns = cfg, state, returns
         widths = [len(state.mean), *[cfg.width] * cfg.layers, 1]
-        self.weights = nn.ParameterList(
-            torch.randn(cfg.members, i, o) * (2.0 / i) ** 0.5 for i, o in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.weights = nn.ParameterList(torch.randn(cfg.members, i, o) * (2.0 / i) ** 0.5 for i, o in pairwise(widths))
         self.biases = nn.ParameterList(torch.zeros(cfg.members, 1, o) for o in widths[1:])
 
     def members(self, z_ND: Tensor) -> Tensor:

@@ -1,0 +1,175 @@
+"""Adaptation on a small system whose body changes: what it must do, and what it must refuse."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from agents.adaptation import (
+    FitConfig,
+    Play,
+    adapt_dynamics,
+    adapt_proposal,
+    adapt_value,
+    energy_scores,
+    fit,
+    merge,
+    returns_to_go,
+    split,
+    trainable_copy,
+    windows,
+)
+from agents.adaptive import AdaptConfig, accepts
+from agents.monitor import Stretches, episode_errors, prediction_error
+from world_models.checkpoint import blank
+from world_models.denoiser import DenoiserConfig
+from world_models.diffusion import DiffusionConfig
+from world_models.dynamics import DiffusionDynamics
+from world_models.normaliser import Normaliser
+from world_models.proposal import DiffusionProposal
+from world_models.value import ValueConfig, ValueEnsemble
+
+NET = DenoiserConfig(width=32, layers=1, heads=2, qkv=32, mlp=64)
+HORIZON = 8
+
+
+def play(gain, n, steps=60, seed=0):
+    """Episodes of x' = x + gain * 0.1 a in two dimensions, with random actions; fallen at the end."""
+    rng, made = np.random.default_rng(seed), []
+    for _ in range(n):
+        actions = rng.uniform(-1, 1, (steps, 2))
+        states = np.concatenate([np.zeros((1, 2)), np.cumsum(0.1 * gain * actions, axis=0)]) + rng.normal(0, 0.5, 2)
+        made.append(Play(states.astype(np.float32), actions.astype(np.float32), np.ones(steps), terminated=True))
+    return made
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    torch.manual_seed(0)
+    data = play(1.0, 30, seed=1)
+    states, actions = windows(data, HORIZON)
+    change = states[:, 1:] - states[:, :1]
+    norm = Normaliser(change.mean(0), change.std(0))
+    net = DenoiserConfig(width=32, layers=1, heads=2, qkv=32, mlp=64, causal=True)
+    model = DiffusionDynamics(net, DiffusionConfig(2), Normaliser.fit(states[:, 0]), blank((2,)), norm)
+
+    def loss(made, generator):
+        pick = torch.randint(0, len(states), (128,), generator=generator)
+        return made.loss(states[pick, 0], actions[pick], states[pick, 1:], generator).mean()
+
+    made = fit(model, loss, FitConfig(steps=400, learning_rate=3e-3), seed=0)
+    with torch.no_grad():
+        error = made.denoise_block(states[:, 0], actions[:, None], torch.randn(len(states), 1, HORIZON, 2))[:, 0]
+        made.residual = (error - states[:, 1:]).square().mean(0).sqrt()
+    return made, (states, actions)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_dynamics_of_a_changed_body_are_accepted_and_the_old_weights_untouched(healthy, rank):
+    model, replay = healthy
+    before = copy.deepcopy(model.state_dict())
+    made = adapt_dynamics(
+        model, play(0.3, 9), replay, FitConfig(steps=150, learning_rate=3e-3, rank=rank, replay_share=0.1), 0
+    )
+    assert accepts(made, AdaptConfig())
+    assert made.after < 0.8 * made.before
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_dynamics_of_an_unchanged_body_are_refused(healthy):
+    model, replay = healthy
+    made = adapt_dynamics(model, play(1.0, 9, seed=5), replay, FitConfig(steps=10, learning_rate=1e-5), 0)
+    assert not accepts(made, AdaptConfig())
+
+
+def test_a_ruined_candidate_is_refused(healthy):
+    model, replay = healthy
+    made = adapt_dynamics(model, play(0.3, 9), replay, FitConfig(steps=10, learning_rate=10.0), 0)
+    assert not accepts(made, AdaptConfig())
+
+
+def test_adapting_is_deterministic(healthy):
+    model, replay = healthy
+    cfg = FitConfig(steps=5)
+    one, two = (adapt_dynamics(model, play(0.3, 9), replay, cfg, 3) for _ in range(2))
+    assert one.after == two.after
+    for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_low_rank_update_starts_at_the_old_weights_and_merges_without_a_trace(healthy):
+    model, _ = healthy
+    made = trainable_copy(model, rank=2, seed=0)
+    trained = [name for name, p in made.named_parameters() if p.requires_grad]
+    assert trained
+    assert all(name.endswith((".a", ".b")) for name in trained)
+    merged = merge(made)
+    assert {n: t.shape for n, t in merged.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
+    for name, tensor in model.state_dict().items():
+        assert torch.allclose(merged.state_dict()[name], tensor, atol=1e-6)
+
+
+def test_the_energy_score_prefers_the_true_dynamics(healthy):
+    model, _ = healthy
+    data = play(1.0, 3, seed=8)
+    blind = copy.deepcopy(model)
+    blind.net.read.weight.data.zero_()
+    assert energy_scores(model, data).mean() < energy_scores(blind, data).mean()
+
+
+def test_the_most_recent_episode_is_held_out_and_nothing_is_in_both_parts():
+    data = play(1.0, 7)
+    fit_on, held = split(data)
+    assert held[-1] is data[-1]
+    assert len(fit_on) + len(held) == 7
+    assert not {id(p) for p in fit_on} & {id(p) for p in held}
+
+
+def test_returns_are_discounted_and_a_fall_costs_once_at_the_end():
+    p = Play(np.zeros((4, 2)), np.zeros((3, 2)), np.array([1.0, 2.0, 3.0]), terminated=True)
+    last = 3.0 - 100.0
+    assert returns_to_go(p, 0.9, 100.0) == pytest.approx([1 + 0.9 * (2 + 0.9 * last), 2 + 0.9 * last, last])
+
+
+def test_value_is_fitted_to_what_the_broken_body_achieves():
+    torch.manual_seed(0)
+    data = play(0.3, 12)
+    value = ValueEnsemble(
+        ValueConfig(members=2, width=16), blank((2,)), Normaliser(torch.tensor([300.0]), torch.tensor([50.0]))
+    )
+    made = adapt_value(value, data, FitConfig(steps=200, learning_rate=1e-2), 0)
+    assert made.part == "value"
+    assert made.after < 0.5 * made.before
+
+
+def test_proposal_moves_towards_the_better_stretches(healthy):
+    _, replay = healthy
+    torch.manual_seed(0)
+    proposal = DiffusionProposal(NET, DiffusionConfig(2), HORIZON, blank((2,)), blank((2,)))
+    value = ValueEnsemble(ValueConfig(members=2, width=8), blank((2,)), blank((1,)))
+    made = adapt_proposal(proposal, value, play(0.3, 9), replay, FitConfig(steps=100, learning_rate=3e-3), 0)
+    assert made.after < made.before
+
+
+def test_errors_of_an_episode_at_once_are_those_seen_one_by_one(healthy):
+    model, _ = healthy
+    p = play(1.0, 1, steps=22)[0]
+    stretches, found = Stretches(), []
+    for t in range(22):
+        done = stretches.add(p.state_TO[t], p.action_TA[t], p.state_TO[t + 1])
+        if done is not None:
+            found.append(float(prediction_error(model, *done)[0]))
+    assert found == pytest.approx(episode_errors(model, p.state_TO, p.action_TA).tolist(), rel=1e-4)
+    assert len(found) == 5
+
+
+def test_errors_rise_when_the_body_changes(healthy):
+    model, _ = healthy
+    well, broken = (np.median(episode_errors(model, *episode(gain))) for gain in (1.0, 0.3))
+    assert broken > 3 * well
+
+
+def episode(gain):
+    p = play(gain, 1, steps=200, seed=4)[0]
+    return p.state_TO, p.action_TA
