@@ -49,12 +49,14 @@ class AdaptConfig:
     parts: tuple[Part, ...] = ("dynamics", "value")
     refine: bool = False
     """Search around the proposals with the adapted model, instead of choosing among them."""
-    play_episodes: int = 8
-    """Falls (or whole episodes) to collect before each round."""
+    play_episodes: int = 9
+    """Falls (or whole episodes) to collect before each round ..."""
+    play_steps: int = 4000
+    """... or so many control steps of at least four episodes, for a body that does not fall."""
     rounds: int = 2
-    dynamics: FitConfig = field(default_factory=FitConfig)
-    value: FitConfig = field(default_factory=lambda: FitConfig(steps=600, learning_rate=1e-3))
-    proposal: FitConfig = field(default_factory=lambda: FitConfig(steps=150, learning_rate=1e-4, replay_share=0.5))
+    dynamics: FitConfig = field(default_factory=lambda: FitConfig(steps=200, learning_rate=1e-3, rank=8))
+    value: FitConfig = field(default_factory=lambda: FitConfig(steps=400))
+    proposal: FitConfig = field(default_factory=lambda: FitConfig(steps=150, learning_rate=2e-4, replay_share=0.3))
     margin: float = 0.02
     """The gate asks for a held-out score that is better by this share."""
     rollback_risk: float = 0.05
@@ -71,6 +73,9 @@ class AdaptConfig:
         if "dynamics" not in self.parts and self.enabled:
             raise ValueError(f"parts must include 'dynamics', got {self.parts}")
 
+
+KEPT = 60
+"""Episodes of play that are remembered."""
 
 Stage = Literal["watch", "collect", "fit", "trial"]
 
@@ -197,8 +202,9 @@ class AdaptiveAgent:
     def on_alarm(self, reading: SurpriseReading) -> None:
         """Start to collect, from the prediction that raised the alarm on."""
         if self.cfg.enabled and self.stage in ("watch", "trial"):
+            self.returns = self.trial if self.stage == "trial" else []
             self.stage, self.round, self.fresh = "collect", 0, 0
-            self.play, self.returns, self.trial = [], [], []
+            self.play, self.trial = [], []
             self._record_from, self._whole = max(0, len(self._actions) - STRIDE), False
 
     def watch_old_body(self, error: float, base: float) -> list[AgentEvent]:
@@ -225,7 +231,7 @@ class AdaptiveAgent:
                 terminated,
             )
         )
-        self.fresh += 1
+        self.play, self.fresh = self.play[-KEPT:], self.fresh + 1
         if self._whole:
             (self.trial if self.stage == "trial" else self.returns).append(float(sum(self._rewards)))
         return self.judge_returns() if self.stage == "trial" else ()
@@ -242,12 +248,14 @@ class AdaptiveAgent:
             "previous",
             f"rolled back: return {np.mean(self.trial):.0f} after {np.mean(self.returns):.0f}",
         )
-        self.stage, self.round, self.previous = "collect", self.cfg.rounds, None
+        self.stage, self.previous = "watch", None
         return [swap]
 
     def take_job(self) -> Callable[[], list[Candidate]] | None:
         """Return a fit when there is enough new play and a round is left."""
-        ready = self.stage in ("collect", "trial") and self.fresh >= self.cfg.play_episodes
+        fresh_steps = sum(len(p.action_TA) for p in self.play[-self.fresh :]) if self.fresh >= 4 else 0
+        enough = self.fresh >= self.cfg.play_episodes or fresh_steps >= self.cfg.play_steps
+        ready = self.stage in ("collect", "trial") and enough
         usable = sum(len(p.action_TA) >= self.model.dynamics.horizon for p in self.play) >= 3
         if not (self.cfg.enabled and ready and usable and self.round < self.cfg.rounds):
             return None
@@ -264,7 +272,8 @@ class AdaptiveAgent:
             if good:
                 chosen[made.part] = made.model
             events.append(self.report(made, good))
-        self.stage = "trial" if chosen or self.model is not self.original else "collect"
+        more = "collect" if self.round < self.cfg.rounds else "watch"
+        self.stage = "trial" if chosen or self.model is not self.original else more
         if chosen:
             if not self.trial:
                 self.previous = self.model

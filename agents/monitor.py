@@ -38,16 +38,24 @@ SHRINK = 0.1
 
 def watched_columns(spec: RobotSpec) -> tuple[int, ...]:
     """Return the state columns of the quantities that objectives read, and of their rates."""
-    rates = [i for i, name in enumerate(spec.state_names) if name.removesuffix("_rate") in spec.columns and name.endswith("_rate")]
+    rates = [
+        i
+        for i, name in enumerate(spec.state_names)
+        if name.removesuffix("_rate") in spec.columns and name.endswith("_rate")
+    ]
     return tuple(sorted({*spec.columns.values(), *rates}))
 
 
-def course_errors(dynamics: DiffusionDynamics, states_BTO: Tensor, actions_BHA: Tensor, columns: Sequence[int]) -> Tensor:
+def course_errors(
+    dynamics: DiffusionDynamics, states_BTO: Tensor, actions_BHA: Tensor, columns: Sequence[int]
+) -> Tensor:
     """Return the signed errors after H steps in healthy standard deviations, (B, C); T = H + 1."""
     b, h = actions_BHA.shape[:2]
     shape = (1, SAMPLES, h, len(dynamics.state.mean))
     noise = torch.randn(shape, generator=Generator().manual_seed(20_24)).expand(b, -1, -1, -1)
-    predicted = dynamics.denoise_block(states_BTO[:, 0], actions_BHA[:, None].expand(-1, SAMPLES, -1, -1), noise).mean(1)
+    predicted = dynamics.denoise_block(states_BTO[:, 0], actions_BHA[:, None].expand(-1, SAMPLES, -1, -1), noise).mean(
+        1
+    )
     error_BO = (predicted[:, -1] - states_BTO[:, -1]) / dynamics.residual[h - 1]
     return error_BO[:, list(columns)].clamp(-BOUND, BOUND)
 
@@ -122,7 +130,8 @@ class Course:
     def from_dict(data: Mapping[str, Any]) -> Course:
         """Return what `to_dict` wrote."""
         normals = {
-            name: Normal(tuple(data[name]["mean"]), tuple(map(tuple, data[name]["precision"]))) for name in ("states", "averages")
+            name: Normal(tuple(data[name]["mean"]), tuple(map(tuple, data[name]["precision"])))
+            for name in ("states", "averages")
         }
         return Course(tuple(data["columns"]), **normals)
 

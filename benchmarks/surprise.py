@@ -12,6 +12,7 @@ import numpy as np
 
 from agents.calibration import false_alarms
 from agents.learned import LearnedConfig, load_calibration
+from agents.monitor import STRIDE
 from agents.surprise import SurpriseConfig
 from benchmarks.common import (
     QUICK_RESULTS,
@@ -30,8 +31,9 @@ from deploy.watch import Watched, watch
 
 FAULT_S = 4.0
 ANKLE = f"actuator_limit:foot_left_joint:0.5@{FAULT_S:g}"
-UPDATE_S = 0.032
-"""Control steps per update of the monitor, in seconds."""
+DT_S = 0.008
+HORIZON = 32
+"""Control steps before the first update of an episode."""
 RATES = (0.05, 0.01)
 FIRST = 2_000_000
 """Number of the first episode: neither a run nor the calibration uses these."""
@@ -70,14 +72,17 @@ def vars_of(w: Watched) -> dict[str, Any]:
     return {"episode": w.episode, "episode_return": w.episode_return, "steps": w.steps, "ended": w.ended}
 
 
+NOT_KEPT = {"course_UC": np.zeros((0, 0)), "start_UO": np.zeros((0, 0))}
+
+
 def read(row: dict[str, Any]) -> Watched:
     """Return the episode that was kept."""
-    return Watched(**{**row, "errors": np.array(row["errors"]), "alarms_s": tuple(row["alarms_s"])})
+    return Watched(**{**row, "errors": np.array(row["errors"]), "alarms_s": tuple(row["alarms_s"])}, **NOT_KEPT)
 
 
 def false_alarm_rows(healthy: Sequence[Watched], cfg: LearnedConfig) -> list[tuple[Any, ...]]:
     """Return one row per set rate: rate, alarms, episodes, measured rate and its interval."""
-    calibration, rows = load_calibration(cfg.folder), []
+    (calibration, _), rows = load_calibration(cfg.folder), []
     for rate in RATES:
         alarms = false_alarms([w.errors for w in healthy], calibration, replace(cfg.surprise, false_alarm_rate=rate))
         count = sum(a is not None for a in alarms)
@@ -88,11 +93,11 @@ def false_alarm_rows(healthy: Sequence[Watched], cfg: LearnedConfig) -> list[tup
 
 def detections(broken: Sequence[Watched], cfg: LearnedConfig, rate: float) -> tuple[list[float], int, int]:
     """Return the delays [s] of the first alarm after the fault, the episodes that reached it, and the early alarms."""
-    calibration = load_calibration(cfg.folder)
+    calibration, _ = load_calibration(cfg.folder)
     surprise: SurpriseConfig = replace(cfg.surprise, false_alarm_rate=rate)
-    reached = [w for w in broken if w.steps * UPDATE_S / 4 > FAULT_S + 0.2]
+    reached = [w for w in broken if w.steps * DT_S > FAULT_S + HORIZON * DT_S]
     first = false_alarms([w.errors for w in reached], calibration, surprise)
-    times = [None if a is None else (a + 1) * UPDATE_S - FAULT_S for a in first]
+    times = [None if a is None else (HORIZON + STRIDE * a) * DT_S - FAULT_S for a in first]
     early = sum(t is not None and t <= 0 for t in times)
     return [t for t in times if t is not None and t > 0], len(reached) - early, early
 

@@ -55,7 +55,12 @@ def run(cfg: RunConfig, episodes: int, workers: int) -> int:
     if not isinstance(cfg.agent, LearnedConfig):
         raise ValueError(f"preset {cfg.preset!r} has no learned model to calibrate")
     numbers = range(FIRST, FIRST + episodes)
-    found = track(watch(cfg, numbers, workers, placeholder(robot_spec(cfg.robot, cfg.version))), "episodes", episodes, console=Console(stderr=True))
+    found = track(
+        watch(cfg, numbers, workers, placeholder(robot_spec(cfg.robot, cfg.version))),
+        "episodes",
+        episodes,
+        console=Console(stderr=True),
+    )
     done = list(found)
     path = cfg.agent.folder / "surprise.json"
     write_atomic(path, calibration_file(cfg, done, commit()))

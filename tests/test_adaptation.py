@@ -21,7 +21,7 @@ from agents.adaptation import (
     windows,
 )
 from agents.adaptive import AdaptConfig, accepts
-from agents.monitor import Stretches, episode_errors, prediction_error
+from agents.monitor import episode_course, fit_course
 from world_models.checkpoint import blank
 from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
@@ -152,24 +152,13 @@ def test_proposal_moves_towards_the_better_stretches(healthy):
     assert made.after < made.before
 
 
-def test_errors_of_an_episode_at_once_are_those_seen_one_by_one(healthy):
+def test_the_course_of_a_changed_body_is_systematically_wrong(healthy):
     model, _ = healthy
-    p = play(1.0, 1, steps=22)[0]
-    stretches, found = Stretches(), []
-    for t in range(22):
-        done = stretches.add(p.state_TO[t], p.action_TA[t], p.state_TO[t + 1])
-        if done is not None:
-            found.append(float(prediction_error(model, *done)[0]))
-    assert found == pytest.approx(episode_errors(model, p.state_TO, p.action_TA).tolist(), rel=1e-4)
-    assert len(found) == 5
 
+    def course(gain, seed):
+        episodes = play(gain, 6, steps=200, seed=seed)
+        return [episode_course(model, p.state_TO, p.action_TA, (0, 1)) for p in episodes]
 
-def test_errors_rise_when_the_body_changes(healthy):
-    model, _ = healthy
-    well, broken = (np.median(episode_errors(model, *episode(gain))) for gain in (1.0, 0.3))
-    assert broken > 3 * well
-
-
-def episode(gain):
-    p = play(gain, 1, steps=200, seed=4)[0]
-    return p.state_TO, p.action_TA
+    watched = fit_course((0, 1), course(1.0, 4))
+    well, broken = ([watched.errors(*e).max() for e in course(gain, 9)] for gain in (1.0, -0.5))
+    assert np.median(broken) > 1.5 * np.median(well)

@@ -1,0 +1,222 @@
+"""The life of an adaptive agent: alarm, play, fit, gate, trial, rollback, and the return of the old body."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from agents.adaptation import Candidate, FitConfig
+from agents.adaptive import AdaptConfig, AdaptiveAgent
+from agents.learned import placeholder
+from agents.monitor import Course, Normal
+from agents.surprise import Calibration, SurpriseConfig
+from agents.types import AdaptationReport, ModelSwap, SurpriseReading
+from envs.robots import robot_spec
+from envs.types import Observation
+from planners.search import SearchPlanner
+from planners.ssr import Ssr
+from world_models.checkpoint import WorldModel, blank
+from world_models.denoiser import DenoiserConfig
+from world_models.diffusion import DiffusionConfig
+from world_models.dynamics import DiffusionDynamics
+from world_models.proposal import DiffusionProposal
+from world_models.value import ValueConfig, ValueEnsemble
+
+SPEC = robot_spec("walker2d")
+HORIZON = 8
+NET = DenoiserConfig(width=32, layers=1, heads=2, qkv=32, mlp=64)
+FIT = FitConfig(steps=2, batch=8)
+
+
+def model():
+    torch.manual_seed(0)
+    causal = DenoiserConfig(width=32, layers=1, heads=2, qkv=32, mlp=64, causal=True)
+    parts = (blank((17,)), blank((6,)))
+    return WorldModel(
+        DiffusionProposal(NET, DiffusionConfig(2), HORIZON, *parts).eval(),
+        DiffusionDynamics(causal, DiffusionConfig(2), *parts, blank((HORIZON, 17))).eval(),
+        ValueEnsemble(ValueConfig(members=2, width=8), blank((17,)), blank((1,))).eval(),
+        {},
+    )
+
+
+def planner_for(made, adapted):
+    return SearchPlanner(
+        method=Ssr(),
+        dynamics=made.dynamics,
+        readout=lambda z: {"height": z[..., 0]},
+        objective=lambda readings, actions: readings["height"].sum(-1),
+        action=SPEC.action,
+        dt_s=SPEC.dt_s,
+        horizon=HORIZON,
+        samples=4,
+        proposal=made.proposal,
+    )
+
+
+def agent(**adapt):
+    _, course = placeholder(SPEC)
+    wide = Normal(tuple([0.0] * 17), tuple(map(tuple, (1e-12 * np.eye(17)).tolist())))
+    calibration = Calibration(0.0, 1.0, 0.0, (), 1.0, 1.0, (0.5,) * 200, 200, 200)
+    replay = (torch.zeros(4, HORIZON + 1, 17), torch.zeros(4, HORIZON, 6))
+    cfg = AdaptConfig(play_episodes=4, trial_episodes=3, dynamics=FIT, value=FIT, proposal=FIT, **adapt)
+    surprise = SurpriseConfig(whiten=False, settle=2, refractory=0)
+    return AdaptiveAgent(
+        model(), planner_for, calibration, Course(course.columns, wide, course.averages), replay, surprise, False, cfg
+    )
+
+
+def live(it, shift, steps=20, reward=1.0, terminated=True):
+    """One episode in which the torso drifts by `shift` a step, which the untrained model does not expect."""
+    it.begin_episode(0, 0)
+    events, state = [], np.zeros(17)
+    for t in range(steps):
+        after = state + shift
+        seen = (Observation(t * 0.008, state), Observation((t + 1) * 0.008, after))
+        events += it.observe(seen[0], np.zeros(6), seen[1], reward)
+        state = after
+    return events + list(it.end_episode(terminated))
+
+
+def alarms(events):
+    return [e for e in events if isinstance(e, SurpriseReading) and e.alarm]
+
+
+def candidate(part, it, before=1.0, after=0.5, share=1.0):
+    return Candidate(part, copy.deepcopy(getattr(it.original, part)), before, after, share, 100, 9)
+
+
+def adapted():
+    it = agent()
+    live(it, 100.0)
+    for _ in range(4):
+        live(it, 100.0)
+    assert it.take_job() is not None
+    it.receive([candidate("dynamics", it)], 1.0)
+    return it
+
+
+def test_a_robot_that_does_as_predicted_raises_no_alarm_and_starts_no_job():
+    it = agent()
+    assert not alarms(live(it, 0.0))
+    assert it.take_job() is None
+
+
+def test_an_alarm_starts_play_and_enough_play_starts_one_job():
+    it = agent()
+    assert alarms(live(it, 100.0))
+    assert it.take_job() is None
+    for _ in range(4):
+        live(it, 100.0)
+    assert it.take_job() is not None
+    assert it.take_job() is None
+
+
+def test_the_job_returns_a_candidate_for_each_part_and_touches_nothing():
+    it = agent(parts=("dynamics", "value", "proposal"))
+    before = copy.deepcopy(it.model.dynamics.state_dict())
+    for _ in range(5):
+        live(it, 100.0)
+    found = it.take_job()()
+    assert [c.part for c in found] == ["dynamics", "value", "proposal"]
+    assert all(torch.equal(before[k], v) for k, v in it.model.dynamics.state_dict().items())
+
+
+def test_the_control_arm_alarms_but_never_adapts():
+    it = agent(enabled=False)
+    assert alarms(live(it, 100.0))
+    for _ in range(6):
+        live(it, 100.0)
+    assert it.take_job() is None
+
+
+def test_only_better_parts_are_swapped_in_and_the_gate_says_why():
+    it = agent()
+    for _ in range(5):
+        live(it, 100.0)
+    it.take_job()
+    old = it.model
+    events = it.receive([candidate("dynamics", it), candidate("value", it, after=1.2)], 1.0)
+    reports = [e for e in events if isinstance(e, AdaptationReport)]
+    assert [(r.part, r.accepted) for r in reports] == [("dynamics", True), ("value", False)]
+    assert "refused" in reports[1].reason
+    assert [e.reason for e in events if isinstance(e, ModelSwap)] == ["accepted"]
+    assert it.model.dynamics is not old.dynamics
+    assert it.model.value is old.value
+
+
+@pytest.mark.parametrize(
+    "bad", [{"after": 1.0}, {"after": float("nan")}, {"after": 0.5, "share": 0.4}, {"after": 0.99}]
+)
+def test_a_candidate_that_is_not_clearly_better_is_refused(bad):
+    it = agent()
+    for _ in range(5):
+        live(it, 100.0)
+    it.take_job()
+    events = it.receive([candidate("dynamics", it, **bad)], 1.0)
+    assert not [e for e in events if isinstance(e, ModelSwap)]
+    assert it.model is it.original
+
+
+def test_after_refusals_the_agent_watches_again_and_a_later_alarm_starts_anew():
+    it = agent(rounds=1)
+    for _ in range(5):
+        live(it, 100.0)
+    it.take_job()
+    it.receive([candidate("dynamics", it, after=2.0)], 1.0)
+    assert it.stage == "watch"
+    assert alarms(live(it, 100.0))
+    assert it.stage == "collect"
+
+
+def test_a_model_that_predicts_better_but_does_worse_is_rolled_back():
+    it = adapted()
+    it.returns = [100.0, 101.0, 99.0]
+    it.cfg = AdaptConfig(play_episodes=100, trial_episodes=3, recall_level=1e9)
+    it.surprise_cfg = SurpriseConfig(whiten=False, gross=1e9, settle=10_000)
+    events = [e for n in (1.0, 1.1, 0.9) for e in live(it, 0.0, reward=n)]
+    (swap,) = [e for e in events if isinstance(e, ModelSwap)]
+    assert swap.reason.startswith("rolled back")
+    assert it.model is it.original
+
+
+def test_a_model_that_does_better_is_kept():
+    it = adapted()
+    it.returns = [1.0, 1.1, 0.9]
+    it.cfg = AdaptConfig(play_episodes=100, trial_episodes=3, recall_level=1e9)
+    it.surprise_cfg = SurpriseConfig(whiten=False, gross=1e9, settle=10_000)
+    for n in (5.0, 6.0, 5.5):
+        live(it, 0.0, reward=n)
+    assert it.model is not it.original
+
+
+def test_the_original_model_returns_when_it_predicts_better_for_long_enough():
+    it = adapted()
+    swaps = [it.watch_old_body(1.0, 0.1) for _ in range(12)]
+    (swap,) = [e for found in swaps for e in found]
+    assert swap.reason == "the old body is back"
+    assert it.model is it.original
+
+
+def test_the_original_model_stays_away_while_it_predicts_worse():
+    it = adapted()
+    assert not [e for _ in range(200) for e in it.watch_old_body(0.5, 1.0)]
+
+
+def test_a_swap_makes_the_threshold_provisional_and_going_back_does_not():
+    it = adapted()
+    assert it.state.provisional
+    it.use(it.original, "original", "test")
+    assert not it.state.provisional
+
+
+def test_plans_are_deterministic_and_of_the_legal_range():
+    plans = []
+    for _ in range(2):
+        it = agent()
+        it.begin_episode(3, 7)
+        plans.append(it.plan(Observation(0.0, np.zeros(17)), np.zeros((3, 6))))
+    assert np.array_equal(plans[0].actions_HA, plans[1].actions_HA)
+    assert plans[0].t0_s == pytest.approx(3 * SPEC.dt_s)
+    assert (np.abs(plans[0].actions_HA) <= 1).all()
