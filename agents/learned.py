@@ -152,6 +152,8 @@ def build_learned(
 
     `calibration` replaces the checkpoint's: a new model has none yet.
     """
+    if objective:
+        parse_objective(objective)  # refused before anything is loaded
     model = load_model(cfg.folder)
     robot = model.card["dynamics"]["robot"]
     if robot != spec.name:

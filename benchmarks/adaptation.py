@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -63,8 +64,8 @@ def config(faults: tuple[str, ...], seed: int, adapt: bool) -> RunConfig:
         plan_latency_s=PLAN_LATENCY_S,
         adapt_latency_s=ADAPT_LATENCY_S,
         adapted_episodes=12,
-        max_episodes=45,
-        max_s=240.0,
+        max_episodes=40,
+        max_s=200.0,
     )
 
 
@@ -120,7 +121,8 @@ def mean(values: Sequence[float]) -> float | None:
 def one(job: tuple[str, int]) -> dict[str, Any]:
     """Return a pair, from disk if it was measured before."""
     case, seed = job
-    path = QUICK_RESULTS / "adaptation" / f"{case.replace(' ', '-')}-{seed}.json"
+    made_with = zlib.crc32(repr(config(CASES[case], seed, True)).encode())
+    path = QUICK_RESULTS / "adaptation" / f"{case.replace(' ', '-')}-{seed}-{made_with:08x}.json"
     if path.exists():
         return json.loads(path.read_text())
     row = pair(case, seed)

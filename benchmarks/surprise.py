@@ -72,12 +72,11 @@ def vars_of(w: Watched) -> dict[str, Any]:
     return {"episode": w.episode, "episode_return": w.episode_return, "steps": w.steps, "ended": w.ended}
 
 
-NOT_KEPT = {"course_UC": np.zeros((0, 0)), "start_UO": np.zeros((0, 0))}
-
-
 def read(row: dict[str, Any]) -> Watched:
-    """Return the episode that was kept."""
-    return Watched(**{**row, "errors": np.array(row["errors"]), "alarms_s": tuple(row["alarms_s"])}, **NOT_KEPT)
+    """Return the episode that was kept, without the errors behind what the monitor folded."""
+    nothing = np.zeros((0, 0))
+    plain = (row["episode"], row["episode_return"], row["steps"], row["ended"])
+    return Watched(*plain, np.array(row["errors"]), nothing, nothing, tuple(row["alarms_s"]))
 
 
 def false_alarm_rows(healthy: Sequence[Watched], cfg: LearnedConfig) -> list[tuple[Any, ...]]:

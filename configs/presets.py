@@ -45,9 +45,9 @@ _BROKEN_ANKLE = replace(
     preset="walker-broken-ankle",
     faults=("actuator_limit:foot_left_joint:0.5@36",),
     control_arm=True,
-    adapted_episodes=20,
-    max_episodes=80,
-    max_s=400.0,
+    adapted_episodes=30,
+    max_episodes=100,
+    max_s=450.0,
 )
 
 PRESETS: dict[str, tuple[str, RunConfig]] = {

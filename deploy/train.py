@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from configs.models import MODELS
+from deploy.telemetry import commit
 from world_models.checkpoint import save_part, save_tensors
 from world_models.fit import TASKS, ModelConfig, Task, replay_windows
 from world_models.training import Run, TrainConfig, train
@@ -38,17 +38,6 @@ class TrainArgs:
     steps: int | None = None
     """Fewer or more optimiser steps than the preset's."""
     threads: int = 2
-
-    def __post_init__(self) -> None:
-        if self.preset not in MODELS:
-            near = difflib.get_close_matches(self.preset, MODELS) or sorted(MODELS)
-            raise ValueError(f"no model preset {self.preset!r}; choose from {near}")
-
-
-def commit() -> str:
-    """Return the commit of this checkout, or `unknown` outside one."""
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def with_steps(cfg: ModelConfig, part: Part, steps: int | None) -> tuple[ModelConfig, TrainConfig]:
@@ -76,6 +65,9 @@ def train_part(task: Task, run: Run, part: str, console: Console) -> list[list[f
 
 def train_all(args: TrainArgs, console: Console) -> None:
     """Train the parts one after the other."""
+    if args.preset not in MODELS:
+        near = difflib.get_close_matches(args.preset, MODELS) or sorted(MODELS)
+        raise ValueError(f"no model preset {args.preset!r}; choose from {near}")
     torch.set_num_threads(args.threads)
     out = args.out or Path("checkpoints") / args.preset
     for part in args.parts:
@@ -87,7 +79,7 @@ def train_all(args: TrainArgs, console: Console) -> None:
         figures = task.finish(run.use_ema().eval())
         card = task.card | {"commit": commit(), "torch": torch.__version__, "curve": curve, "metrics": figures}
         save_part(out, part, task.model, card)
-        console.print(f"wrote {out / part}.safetensors {figures}", highlight=False)
+        console.print(f"wrote {out / part}.safetensors {figures}", highlight=False, soft_wrap=True)
     save_tensors(out / "replay.safetensors", replay_windows(MODELS[args.preset], args.data))
 
 
@@ -97,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         train_all(tyro.cli(TrainArgs, args=argv, prog="surefoot train"), console)
     except (ValueError, FloatingPointError) as error:
-        console.print(f"surefoot train: {error}", highlight=False)
+        console.print(f"surefoot train: {error}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         console.print("interrupted: run the same command again to go on from the last saved step")
