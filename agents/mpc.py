@@ -25,15 +25,15 @@ def belief_of(state_O: np.ndarray, action_size: int) -> Belief:
 
 
 def look_ahead(
-    dynamics: Dynamics, belief: Belief, committed_KA: np.ndarray, block: int, generators: Sequence[Generator]
+    dynamics: Dynamics, belief: Belief, committed_BKA: np.ndarray, block: int, generators: Sequence[Generator]
 ) -> Belief:
     """Return the belief after the actions that are already due; `block` is the smallest horizon the dynamics accepts."""
-    steps = len(committed_KA)
+    steps = committed_BKA.shape[1]
     if steps == 0:
         return belief
     padded = math.ceil(steps / block) * block
-    rows_HA = np.concatenate([committed_KA, np.repeat(committed_KA[-1:], padded - steps, axis=0)])
-    actions_BSHA = torch.as_tensor(rows_HA, dtype=torch.float32)[None, None]
+    rows_BHA = np.concatenate([committed_BKA, np.repeat(committed_BKA[:, -1:], padded - steps, axis=1)], axis=1)
+    actions_BSHA = torch.as_tensor(rows_BHA, dtype=torch.float32)[:, None]
     z_BSHD: Tensor = dynamics.rollout(belief, actions_BSHA, generators)
     return Belief(z_BSHD[:, 0, steps - 1 : steps].float(), belief.actions_BTA)
 
@@ -64,7 +64,7 @@ class MpcAgent:
         """Return the plan that follows the K actions of `committed_KA` (K, A); t0_s = t_s + K dt_s."""
         generators = [self.generator]
         now = belief_of(observation.state_O, self.action_size)
-        then = look_ahead(self.dynamics, now, committed_KA, self.block, generators)
+        then = look_ahead(self.dynamics, now, committed_KA[None], self.block, generators)
         start_s = observation.t_s + len(committed_KA) * self.dt_s
         return self.planner.plan(then, start_s, generators=generators, observed_s=observation.t_s)
 

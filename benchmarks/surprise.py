@@ -60,7 +60,7 @@ def run(cfg: RunConfig, name: str, episodes: int, options: SurpriseOptions) -> l
     numbers = [FIRST + options.seed + i for i in range(episodes)]
     missing = [n for n in numbers if not (folder / f"{n}.json").exists()]
     for w in watch(cfg, missing, options.workers):
-        row = {**vars_of(w), "errors": w.errors.tolist(), "alarms_s": list(w.alarms_s)}
+        row = {**vars_of(w), "errors": w.errors.tolist()}
         part = folder / f"{w.episode}.part"
         part.write_text(json.dumps(row))
         part.rename(folder / f"{w.episode}.json")
@@ -76,7 +76,7 @@ def read(row: dict[str, Any]) -> Watched:
     """Return the episode that was kept, without the errors behind what the monitor folded."""
     nothing = np.zeros((0, 0))
     plain = (row["episode"], row["episode_return"], row["steps"], row["ended"])
-    return Watched(*plain, np.array(row["errors"]), nothing, nothing, tuple(row["alarms_s"]))
+    return Watched(*plain, np.array(row["errors"]), nothing, nothing)
 
 
 def false_alarm_rows(healthy: Sequence[Watched], cfg: LearnedConfig) -> list[tuple[Any, ...]]:

@@ -37,7 +37,7 @@ _WALKER = RunConfig(
     limits=LIMITS["walker2d"],
     agent=LearnedConfig(),
     control_arm=False,
-    plan_every=6,
+    plan_every=4,
     max_episodes=5,
 )
 _BROKEN_ANKLE = replace(

@@ -47,16 +47,15 @@ def run(cfg: RunConfig, episodes: int, workers: int) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from agents.learned import LearnedConfig, placeholder
+    from agents.learned import LearnedConfig
     from deploy.telemetry import commit, write_atomic
     from deploy.watch import watch
-    from envs.robots import robot_spec
 
     if not isinstance(cfg.agent, LearnedConfig):
         raise ValueError(f"preset {cfg.preset!r} has no learned model to calibrate")
     numbers = range(FIRST, FIRST + episodes)
     found = track(
-        watch(cfg, numbers, workers, placeholder(robot_spec(cfg.robot, cfg.version))),
+        watch(cfg, numbers, workers),
         "episodes",
         episodes,
         console=Console(stderr=True),

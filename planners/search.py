@@ -125,20 +125,16 @@ class SearchPlanner:
         """
         check("belief.z_BTD", belief.z_BTD, "B T D", B=1)
         result = self.search(belief, guess_BHA, generators)
-        cost, rejected = float(result.cost_B[0]), int(result.rejected_B[0])
+        return self.as_plan(result, 0, now_s, now_s if observed_s is None else observed_s)
+
+    def as_plan(self, result: SearchResult, row: int, start_s: float, observed_s: float) -> ActionPlan:
+        """Return one environment's row of a search as the plan that starts at `start_s` [s]."""
+        cost, rejected = float(result.cost_B[row]), int(result.rejected_B[row])
         status = PlanStatus.DEGRADED if rejected else PlanStatus.OK
         if not math.isfinite(cost):
             status = PlanStatus.FAILED
-        return ActionPlan(
-            result.actions_BHA[0].cpu().numpy(),
-            self.dt_s,
-            now_s,
-            status,
-            cost,
-            self.goal_version,
-            now_s if observed_s is None else observed_s,
-            rejected,
-        )
+        actions_HA = result.actions_BHA[row].cpu().numpy()
+        return ActionPlan(actions_HA, self.dt_s, start_s, status, cost, self.goal_version, observed_s, rejected)
 
     def _first(
         self, belief: Belief, guess_BHA: Tensor | None, bounds: Bounds, generators: Sequence[Generator]
