@@ -176,13 +176,13 @@ class AdaptiveAgent:
         window = self.window()
         if window is None:
             return ()
-        errors_C = course_errors(self.model.dynamics, *window, self.course.columns)[0]
-        self.average, error = self.course.fold(self.average, errors_C.numpy(), window[0][0, 0].numpy())
+        errors_O = course_errors(self.model.dynamics, *window)[0]
+        self.average, error = self.course.fold(self.average, errors_O.numpy(), window[0][0, 0].numpy())
         self.state, reading = surprise.read(self.state, after.t_s, error, self.calibration, self.surprise_cfg)
         events: list[AgentEvent] = [reading]
         if self.model is not self.original:
-            base_C = course_errors(self.original.dynamics, *window, self.course.columns)[0]
-            events += self.watch_old_body(float(errors_C.square().mean()), float(base_C.square().mean()))
+            base_O = course_errors(self.original.dynamics, *window)[0]
+            events += self.watch_old_body(float(errors_O.square().mean()), float(base_O.square().mean()))
         if reading.alarm:
             self.on_alarm(reading)
         return events

@@ -48,7 +48,7 @@ class LearnedConfig:
     warm: bool = False
     """Whether the last plan, shifted, joins the candidates."""
     bf16: bool = True
-    surprise: SurpriseConfig = field(default_factory=lambda: SurpriseConfig(whiten=False, start_updates=20))
+    surprise: SurpriseConfig = field(default_factory=lambda: SurpriseConfig(whiten=False, drift=3.0, start_updates=20))
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
 
     def __post_init__(self) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from agents.calibration import false_alarms
 from agents.learned import LearnedConfig, load_calibration
 from agents.monitor import STRIDE
@@ -27,7 +25,7 @@ from benchmarks.common import (
 )
 from configs.presets import PRESETS
 from deploy.config import RunConfig
-from deploy.watch import Watched, watch
+from deploy.watch import Watched, load_watched, made_with, save_watched, watch
 
 FAULT_S = 4.0
 ANKLE = f"actuator_limit:foot_left_joint:0.5@{FAULT_S:g}"
@@ -55,35 +53,21 @@ def preset(latency_s: float) -> RunConfig:
 
 def run(cfg: RunConfig, name: str, episodes: int, options: SurpriseOptions) -> list[Watched]:
     """Return the episodes; each is kept in runs/quick as it ends, so that an interrupted benchmark goes on where it was."""
-    folder = QUICK_RESULTS / "surprise" / name
+    folder = QUICK_RESULTS / "surprise" / f"{name}-{made_with(cfg):08x}"
     folder.mkdir(parents=True, exist_ok=True)
     numbers = [FIRST + options.seed + i for i in range(episodes)]
-    missing = [n for n in numbers if not (folder / f"{n}.json").exists()]
-    for w in watch(cfg, missing, options.workers):
-        row = {**vars_of(w), "errors": w.errors.tolist()}
-        part = folder / f"{w.episode}.part"
-        part.write_text(json.dumps(row))
-        part.rename(folder / f"{w.episode}.json")
-    return [read(json.loads((folder / f"{n}.json").read_text())) for n in numbers]
-
-
-def vars_of(w: Watched) -> dict[str, Any]:
-    """Return the plain fields of an episode."""
-    return {"episode": w.episode, "episode_return": w.episode_return, "steps": w.steps, "ended": w.ended}
-
-
-def read(row: dict[str, Any]) -> Watched:
-    """Return the episode that was kept, without the errors behind what the monitor folded."""
-    nothing = np.zeros((0, 0))
-    plain = (row["episode"], row["episode_return"], row["steps"], row["ended"])
-    return Watched(*plain, np.array(row["errors"]), nothing, nothing)
+    missing = [n for n in numbers if not (folder / f"{n}.npz").exists()]
+    for made in watch(cfg, missing, options.workers):
+        save_watched(folder / f"{made.episode}.npz", made)
+    return [load_watched(folder / f"{n}.npz") for n in numbers]
 
 
 def false_alarm_rows(healthy: Sequence[Watched], cfg: LearnedConfig) -> list[tuple[Any, ...]]:
     """Return one row per set rate: rate, alarms, episodes, measured rate and its interval."""
-    (calibration, _), rows = load_calibration(cfg.folder), []
+    (calibration, course), rows = load_calibration(cfg.folder), []
+    errors = [course.errors(w.error_UO, w.start_UO) for w in healthy]
     for rate in RATES:
-        alarms = false_alarms([w.errors for w in healthy], calibration, replace(cfg.surprise, false_alarm_rate=rate))
+        alarms = false_alarms(errors, calibration, replace(cfg.surprise, false_alarm_rate=rate))
         count = sum(a is not None for a in alarms)
         found = rate_interval(count, len(healthy))
         rows.append((rate, count, len(healthy), found.mean, found.lo, found.hi))
@@ -92,10 +76,10 @@ def false_alarm_rows(healthy: Sequence[Watched], cfg: LearnedConfig) -> list[tup
 
 def detections(broken: Sequence[Watched], cfg: LearnedConfig, rate: float) -> tuple[list[float], int, int]:
     """Return the delays [s] of the first alarm after the fault, the episodes that reached it, and the early alarms."""
-    calibration, _ = load_calibration(cfg.folder)
+    calibration, course = load_calibration(cfg.folder)
     surprise: SurpriseConfig = replace(cfg.surprise, false_alarm_rate=rate)
     reached = [w for w in broken if w.steps * DT_S > FAULT_S + HORIZON * DT_S]
-    first = false_alarms([w.errors for w in reached], calibration, surprise)
+    first = false_alarms([course.errors(w.error_UO, w.start_UO) for w in reached], calibration, surprise)
     times = [None if a is None else (HORIZON + STRIDE * a) * DT_S - FAULT_S for a in first]
     early = sum(t is not None and t <= 0 for t in times)
     return [t for t in times if t is not None and t > 0], len(reached) - early, early

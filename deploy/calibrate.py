@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from deploy.config import RunConfig
     from deploy.watch import Watched
 
+KEPT = Path("runs/calibration")
 FIRST = 1_000_000
 """Number of the first calibration episode: none that a run or a benchmark uses."""
 
@@ -27,8 +28,8 @@ def calibration_file(cfg: RunConfig, done: Sequence[Watched], commit: str) -> st
 
     assert isinstance(cfg.agent, LearnedConfig)
     columns = watched_columns(robot_spec(cfg.robot, cfg.version))
-    course = fit_course(columns, [(w.course_UC, w.start_UO) for w in done[::FIT_EVERY]])
-    made = calibrate([course.errors(w.course_UC, w.start_UO) for w in done], cfg.agent.surprise)
+    course = fit_course(columns, [(w.error_UO, w.start_UO) for w in done[::FIT_EVERY]])
+    made = calibrate([course.errors(w.error_UO, w.start_UO) for w in done], cfg.agent.surprise)
     returns = [w.episode_return for w in done]
     about = {
         "preset": cfg.preset,
@@ -42,6 +43,20 @@ def calibration_file(cfg: RunConfig, done: Sequence[Watched], commit: str) -> st
     return json.dumps({"calibration": made.to_dict(), "course": course.to_dict(), "about": about}, indent=1) + "\n"
 
 
+def watched(cfg: RunConfig, episodes: int, workers: int) -> Iterator[Watched]:
+    """Yield the calibration episodes; each is kept as it ends, so that an interrupted calibration goes on."""
+    from deploy.watch import load_watched, made_with, save_watched, watch
+
+    folder = KEPT / f"{cfg.preset}-{made_with(cfg):08x}"
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = range(FIRST, FIRST + episodes)
+    kept = [n for n in numbers if (folder / f"{n}.npz").exists()]
+    yield from (load_watched(folder / f"{n}.npz") for n in kept)
+    for made in watch(cfg, sorted(set(numbers) - set(kept)), workers):
+        save_watched(folder / f"{made.episode}.npz", made)
+        yield made
+
+
 def run(cfg: RunConfig, episodes: int, workers: int) -> int:
     """Run the episodes with progress and write `surprise.json` into the checkpoint's folder."""
     from rich.console import Console
@@ -49,18 +64,11 @@ def run(cfg: RunConfig, episodes: int, workers: int) -> int:
 
     from agents.learned import LearnedConfig
     from deploy.telemetry import commit, write_atomic
-    from deploy.watch import watch
 
     if not isinstance(cfg.agent, LearnedConfig):
         raise ValueError(f"preset {cfg.preset!r} has no learned model to calibrate")
-    numbers = range(FIRST, FIRST + episodes)
-    found = track(
-        watch(cfg, numbers, workers),
-        "episodes",
-        episodes,
-        console=Console(stderr=True),
-    )
-    done = list(found)
+    found = track(watched(cfg, episodes, workers), "episodes", episodes, console=Console(stderr=True))
+    done = sorted(found, key=lambda w: w.episode)
     path = cfg.agent.folder / "surprise.json"
     write_atomic(path, calibration_file(cfg, done, commit()))
     print(

@@ -8,9 +8,10 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,8 +42,35 @@ class Watched:
     steps: int
     ended: str
     errors: np.ndarray  # (U,) what the monitor would have folded, one per update
-    course_UC: np.ndarray  # the signed errors behind them
+    error_UO: np.ndarray  # the signed errors behind them
     start_UO: np.ndarray  # the states they were predicted from
+
+
+def made_with(cfg: RunConfig) -> int:
+    """Return a checksum of what episodes depend on: everything but how surprise is judged and answered."""
+    from agents.learned import LearnedConfig
+
+    plain = LearnedConfig()
+    agent = (
+        replace(cfg.agent, surprise=plain.surprise, adapt=plain.adapt)
+        if isinstance(cfg.agent, LearnedConfig)
+        else cfg.agent
+    )
+    return zlib.crc32(repr(replace(cfg, agent=agent)).encode())
+
+
+def save_watched(path: Path, made: Watched) -> None:
+    """Write an episode through a temporary name."""
+    part = path.with_suffix(".part.npz")
+    np.savez_compressed(part, **vars(made))
+    part.replace(path)
+
+
+def load_watched(path: Path) -> Watched:
+    """Return an episode that was kept."""
+    with np.load(path, allow_pickle=False) as kept:
+        plain = int(kept["episode"]), float(kept["episode_return"]), int(kept["steps"]), str(kept["ended"])
+        return Watched(*plain, kept["errors"], kept["error_UO"], kept["start_UO"])
 
 
 class Table:
@@ -159,9 +187,9 @@ def finish(dynamics: Any, course: Course, done: Any, states_TO: np.ndarray) -> W
     """Return an episode with its prediction errors."""
     from agents.monitor import episode_course
 
-    error_UC, start_UO = episode_course(dynamics, states_TO, done.sent_TA, course.columns)
-    errors = course.errors(error_UC, start_UO)
-    return Watched(done.episode, done.episode_return, done.steps, done.ended, errors, error_UC, start_UO)
+    error_UO, start_UO = episode_course(dynamics, states_TO, done.sent_TA)
+    errors = course.errors(error_UO, start_UO)
+    return Watched(done.episode, done.episode_return, done.steps, done.ended, errors, error_UO, start_UO)
 
 
 def watch(cfg: RunConfig, episodes: Sequence[int], workers: int = 1, course: Course | None = None) -> Iterator[Watched]:

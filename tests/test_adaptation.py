@@ -157,7 +157,7 @@ def test_the_course_of_a_changed_body_is_systematically_wrong(healthy):
 
     def course(gain, seed):
         episodes = play(gain, 6, steps=200, seed=seed)
-        return [episode_course(model, p.state_TO, p.action_TA, (0, 1)) for p in episodes]
+        return [episode_course(model, p.state_TO, p.action_TA) for p in episodes]
 
     watched = fit_course((0, 1), course(1.0, 4))
     well, broken = ([watched.errors(*e).max() for e in course(gain, 9)] for gain in (1.0, -0.5))
