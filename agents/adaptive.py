@@ -63,8 +63,8 @@ class AdaptConfig:
     """Chance to roll back an adaptation that changed nothing, at each look."""
     trial_episodes: int = 8
     """Episodes with the new model before its return is judged."""
-    recall_slack: float = 0.15
-    recall_level: float = 8.0
+    recall_slack: float = 0.3
+    recall_level: float = 20.0
     """CUSUM on log(error of the model in use / error of the original): the old body is back at this level."""
 
     def __post_init__(self) -> None:

@@ -193,7 +193,7 @@ def test_a_model_that_does_better_is_kept():
 
 def test_the_original_model_returns_when_it_predicts_better_for_long_enough():
     it = adapted()
-    swaps = [it.watch_old_body(1.0, 0.1) for _ in range(12)]
+    swaps = [it.watch_old_body(1.0, 0.1) for _ in range(40)]
     (swap,) = [e for found in swaps for e in found]
     assert swap.reason == "the old body is back"
     assert it.model is it.original
