@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 GREEN, RED, BLUE, GREY, INK = "#2e7d32", "#c62828", "#1565c0", "#8a929b", "#24292f"
 PHASE_COLOURS = {"healthy": GREEN, "broken": RED, "adapted": BLUE}
-LEAST_SURPRISE = 1e-3  # a log axis ends somewhere
+LEAST_SURPRISE = 0.1
 
 
 def axes(height: float, columns: int = 1) -> tuple[Any, Any]:
@@ -56,9 +56,10 @@ def surprise_plot(history: History) -> bytes | None:
     for n, e in enumerate(history.episodes):
         t_T = np.linspace(e.start_s, e.end_s, e.steps, endpoint=False)
         label = ("surprise", "threshold") if n == 0 else (None, None)
-        shown_T = np.maximum(e.surprise_T, LEAST_SURPRISE)
-        axis.plot(t_T, shown_T, color=INK, linewidth=0.8, label=label[0])
-        axis.plot(t_T, e.threshold_T, color=RED, linewidth=1.2, linestyle="--", label=label[1])
+        seen_T = np.isfinite(e.surprise_T)  # the monitor speaks every few steps only
+        shown = np.maximum(e.surprise_T[seen_T], LEAST_SURPRISE)
+        axis.plot(t_T[seen_T], shown, color=INK, linewidth=0.8, label=label[0])
+        axis.plot(t_T[seen_T], e.threshold_T[seen_T], color=RED, linewidth=1.2, linestyle="--", label=label[1])
     _marks(axis, history)
     axis.set_yscale("log")
     axis.set_xlim(0, end_s)
