@@ -128,7 +128,10 @@ def measure(options: SurpriseOptions) -> Result:
             tuple(found),
         ),
     )
-    claim = "False alarms come at the set rate, and a broken left ankle is noticed within a second."
+    claim = (
+        "False alarms stay within the interval of the set rate; a broken left ankle that is noticed before the first fall is "
+        "noticed within about a second, but many are not."
+    )
     notes = (
         f"Plan latency {latency_s} s of simulated time; early alarms (before the fault) are left out of the detections.",
     )
