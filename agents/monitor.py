@@ -4,9 +4,9 @@ Every few control steps the model predicts the whole horizon again from where th
 The signed errors of the height and its rate at the end of the horizon are averaged (exponentially), whitened with the covariance
 that such averages have on a healthy robot, and their length is the error that `agents/surprise.py` folds.
 
-Why signed and averaged: this model's squared one-step error on a walker is dominated by contacts, and a weak ankle hides in it (0.9
-standard deviations of the healthy log-error); what the ankle does to the height a quarter of a second later does not (2.9). Why only
-from typical states: a robot that is falling is a known event, not a new body.
+Why signed and averaged: this model's squared one-step error on a walker is mostly contacts, and a weak ankle hides in it; what the
+ankle does to the height a quarter of a second later shows better (benchmarks/surprise.py). Why only from typical states: a robot that
+is falling is a known event, not a new body.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ SHRINK = 0.1
 
 def watched_columns(spec: RobotSpec) -> tuple[int, ...]:
     """Return the state columns of the height and its rate: whether the body bears the robot. Without a height, all readings'."""
-    names = [f"{reading}{end}" for reading in ("height",) for end in ("", "_rate")]
-    found = tuple(spec.state_names.index(name) for name in names if name in spec.state_names)
+    found = tuple(spec.state_names.index(name) for name in ("height", "height_rate") if name in spec.state_names)
     return found or tuple(sorted(set(spec.columns.values())))
 
 
