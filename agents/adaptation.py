@@ -2,7 +2,8 @@
 
 Nothing here writes into weights that are being read: every fit works on a deep copy and returns a candidate with its held-out score
 beside the old one's. Scores are proper: the energy score over the horizon for the dynamics (squared error alone prefers blur), squared
-error of the return for the value, denoising error on the best stretches for the proposal.
+error of the return for the value, the ranked probability score for the one-step model, denoising error on the best stretches for the
+proposal.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from torch.nn.utils import parametrize
 
 from world_models.dynamics import DiffusionDynamics
 from world_models.proposal import DiffusionProposal
+from world_models.step import StepModel
 from world_models.value import ValueEnsemble
 
-Part = Literal["dynamics", "value", "proposal"]
+Part = Literal["dynamics", "step", "value", "proposal"]
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,29 @@ def adapt_dynamics(
 
     made = fit(model, loss, cfg, seed)
     return candidate("dynamics", model, made, lambda m: energy_scores(m, held), play)  # pyright: ignore
+
+
+def adapt_step(model: StepModel, play: Sequence[Play], replay: Replay, cfg: FitConfig, seed: int) -> Candidate:
+    """Return a one-step model fitted to the play."""
+    fit_on, held = split([p for p in play if len(p.action_TA) >= 2])
+    fresh, old = windows(fit_on, 2), cut(replay, 2)
+
+    def loss(made: nn.Module, generator: Generator) -> Tensor:
+        return made.loss(*draw(fresh, old, cfg, generator), generator).mean()  # pyright: ignore
+
+    def score(made: nn.Module) -> np.ndarray:
+        assert isinstance(made, StepModel)
+        return np.array([float(made.crps(*windows([p], 2)).mean()) for p in held])
+
+    return candidate("step", model, fit(model, loss, cfg, seed), score, play)
+
+
+def cut(replay: Replay, horizon: int) -> Replay:
+    """Return the windows cut into shorter ones that do not overlap in their actions."""
+    states, actions = (x.numpy() for x in replay)
+    starts = np.arange(0, actions.shape[1] - horizon + 1, horizon)[:, None]
+    pieces = states[:, starts + np.arange(horizon + 1)], actions[:, starts + np.arange(horizon)]
+    return tuple(torch.from_numpy(p.reshape(-1, *p.shape[2:])) for p in pieces)  # pyright: ignore
 
 
 def returns_to_go(p: Play, discount: float, fall_penalty: float) -> np.ndarray:

@@ -14,9 +14,8 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-import torch
 from scipy import stats
-from torch import Tensor, nn
+from torch import nn
 
 from agents import surprise
 from agents.adaptation import (
@@ -27,9 +26,10 @@ from agents.adaptation import (
     Replay,
     adapt_dynamics,
     adapt_proposal,
+    adapt_step,
     adapt_value,
 )
-from agents.monitor import STRIDE, Course, course_errors
+from agents.monitor import WINDOW, step_error
 from agents.mpc import MpcAgent
 from agents.surprise import Calibration, SurpriseConfig
 from agents.types import AdaptationReport, AgentEvent, ModelSwap, SurpriseReading
@@ -46,7 +46,7 @@ class AdaptConfig:
 
     enabled: bool = True
     """False: the alarm is raised and nothing follows (the control arm)."""
-    parts: tuple[Part, ...] = ("dynamics", "value")
+    parts: tuple[Part, ...] = ("dynamics", "step", "value")
     refine: bool = False
     """Search around the proposals with the adapted model, instead of choosing among them."""
     play_episodes: int = 9
@@ -55,6 +55,7 @@ class AdaptConfig:
     """... or so many control steps of at least four episodes, for a body that does not fall."""
     rounds: int = 2
     dynamics: FitConfig = field(default_factory=lambda: FitConfig(steps=200, learning_rate=1e-3, rank=8))
+    step: FitConfig = field(default_factory=lambda: FitConfig(steps=400, batch=512, learning_rate=5e-4))
     value: FitConfig = field(default_factory=lambda: FitConfig(steps=400))
     proposal: FitConfig = field(default_factory=lambda: FitConfig(steps=150, learning_rate=2e-4, replay_share=0.3))
     margin: float = 0.02
@@ -84,6 +85,8 @@ def job(model: WorldModel, play: Sequence[Play], replay: Replay, cfg: AdaptConfi
     """Return a candidate for each part; runs anywhere, on copies."""
     made = [adapt_dynamics(model.dynamics, play, replay, cfg.dynamics, seed)]
     value = model.value
+    if "step" in cfg.parts:
+        made.append(adapt_step(model.step, play, replay, cfg.step, seed))
     if "value" in cfg.parts:
         made.append(adapt_value(model.value, play, cfg.value, seed))
         value = made[-1].model
@@ -104,7 +107,6 @@ class AdaptiveAgent:
     model: WorldModel
     planner_for: Callable[[WorldModel, bool], SearchPlanner]
     calibration: Calibration
-    course: Course
     replay: Replay
     surprise_cfg: SurpriseConfig = field(default_factory=SurpriseConfig)
     warm: bool = False
@@ -114,10 +116,8 @@ class AdaptiveAgent:
     def __post_init__(self) -> None:
         self.original = self.model
         planner = self.planner_for(self.model, False)
-        block = self.model.dynamics.net.cfg.patch
-        self.mpc = MpcAgent(self.face(planner), planner.dynamics, planner.dt_s, planner.action.size, block)
+        self.mpc = MpcAgent(self.face(planner), self.model.step, planner.dt_s, planner.action.size)
         self.state = surprise.start(self.calibration, self.surprise_cfg)
-        self.average = self.course.start()
         self.stage: Stage = "watch"
         self.round = 0
         self.play: list[Play] = []
@@ -139,7 +139,6 @@ class AdaptiveAgent:
         """Forget what belongs to the last episode."""
         self.mpc.begin_episode(episode, seed)
         self.state = surprise.begin_episode(self.state)
-        self.average = self.course.start()
         self._states, self._actions, self._rewards = [], [], []
         self._record_from, self._whole = 0, True
 
@@ -155,10 +154,9 @@ class AdaptiveAgent:
         """Swap the model between two plans; the residual scale is estimated anew."""
         self.model, adapted = model, model is not self.original
         planner = self.planner_for(model, adapted)
-        self.mpc.use(self.face(planner), planner.dynamics)
+        self.mpc.use(self.face(planner), model.step)
         self.state = surprise.rescale(self.state) if adapted else surprise.restore(self.state)
         self.recall, self._whole = 0.0, False
-        self.average = self.course.start()
         return ModelSwap(self.now_s, name, reason)
 
     # --- watching -------------------------------------------------------------------------------------------------
@@ -166,34 +164,25 @@ class AdaptiveAgent:
     def observe(
         self, before: Observation, action_A: np.ndarray, after: Observation, reward: float, /
     ) -> Sequence[AgentEvent]:
-        """Record the step; every few steps, update surprise."""
+        """Record the step and update surprise."""
         self.now_s = after.t_s
         if not self._states:
             self._states.append(before.state_O)
         self._states.append(after.state_O)
         self._actions.append(action_A)
         self._rewards.append(reward)
-        window = self.window()
-        if window is None:
+        self.mpc.observe(before, action_A, after, reward)
+        if len(self._actions) < WINDOW:
             return ()
-        errors_O = course_errors(self.model.dynamics, *window)[0]
-        self.average, error = self.course.fold(self.average, errors_O.numpy(), window[0][0, 0].numpy())
+        window = np.stack(self._states[-WINDOW - 1 :]), np.stack(self._actions[-WINDOW:])
+        error = step_error(self.model.step, *window)
         self.state, reading = surprise.read(self.state, after.t_s, error, self.calibration, self.surprise_cfg)
         events: list[AgentEvent] = [reading]
         if self.model is not self.original:
-            base_O = course_errors(self.original.dynamics, *window)[0]
-            events += self.watch_old_body(float(errors_O.square().mean()), float(base_O.square().mean()))
+            events += self.watch_old_body(error, step_error(self.original.step, *window))
         if reading.alarm:
             self.on_alarm(reading)
         return events
-
-    def window(self) -> tuple[Tensor, Tensor] | None:
-        """Return the last horizon, states (1, H + 1, O) and actions (1, H, A), at every STRIDE-th step that has one."""
-        h, n = self.model.dynamics.horizon, len(self._actions)
-        if n < h or n % STRIDE:
-            return None
-        states, actions = np.stack(self._states[-h - 1 :]), np.stack(self._actions[-h:])
-        return torch.from_numpy(states.astype(np.float32))[None], torch.from_numpy(actions.astype(np.float32))[None]
 
     def lived(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the episode so far: states (T + 1, O) and the actions sent (T, A)."""
@@ -205,7 +194,7 @@ class AdaptiveAgent:
             self.returns = self.trial if self.stage == "trial" else []
             self.stage, self.round, self.fresh = "collect", 0, 0
             self.play, self.trial = [], []
-            self._record_from, self._whole = max(0, len(self._actions) - STRIDE), False
+            self._record_from, self._whole = max(0, len(self._actions) - WINDOW), False
 
     def watch_old_body(self, error: float, base: float) -> list[AgentEvent]:
         """Return a swap back when the original model predicts better again, for long enough (a CUSUM)."""

@@ -9,11 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from torch import Tensor
 
 from agents.adaptive import AdaptConfig, AdaptiveAgent
-from agents.monitor import Course, Normal, watched_columns
 from agents.surprise import Calibration, SurpriseConfig
 from envs.robots import RobotSpec, readings, reward
 from planners.cem import Cem
@@ -48,7 +46,7 @@ class LearnedConfig:
     warm: bool = False
     """Whether the last plan, shifted, joins the candidates."""
     bf16: bool = True
-    surprise: SurpriseConfig = field(default_factory=lambda: SurpriseConfig(whiten=False, drift=3.0, start_updates=20))
+    surprise: SurpriseConfig = field(default_factory=SurpriseConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
 
     def __post_init__(self) -> None:
@@ -112,24 +110,15 @@ def planner_of(cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, text: str
     )
 
 
-def load_calibration(folder: Path) -> tuple[Calibration, Course]:
+def load_calibration(folder: Path) -> Calibration:
     """Return what healthy episodes look like to this model. Raises ValueError, in one line, where it is missing or broken."""
     path = folder / "surprise.json"
     if not path.exists():
         raise ValueError(f"no {path}: calibrate with `surefoot calibrate`")
     try:
-        data = json.loads(path.read_text())
-        return Calibration.from_dict(data["calibration"]), Course.from_dict(data["course"])
+        return Calibration.from_dict(json.loads(path.read_text())["calibration"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a calibration: {error}") from None
-
-
-def placeholder(spec: RobotSpec) -> tuple[Calibration, Course]:
-    """Return a calibration that never alarms: for the episodes from which the real one is made."""
-    columns = watched_columns(spec)
-    states = Normal((0.0,) * spec.state_size, tuple(map(tuple, np.eye(spec.state_size).tolist())))
-    averages = Normal((0.0,) * len(columns), tuple(map(tuple, np.eye(len(columns)).tolist())))
-    return Calibration(0.0, 1.0, 0.0, (), 1.0, 1.0, (1e9,) * 10_000, 0, 0), Course(columns, states, averages)
 
 
 def load_replay(folder: Path) -> tuple[Tensor, Tensor]:
@@ -146,12 +135,8 @@ def build_learned(
     objective: str = "",
     adapt: bool = True,
     seed: int = 0,
-    calibration: tuple[Calibration, Course] | None = None,
 ) -> AdaptiveAgent:
-    """Return the agent. Raises ValueError, in one line, for a missing or broken checkpoint or one of another robot.
-
-    `calibration` replaces the checkpoint's: a new model has none yet.
-    """
+    """Return the agent. Raises ValueError, in one line, for a missing or broken checkpoint or one of another robot."""
     if objective:
         parse_objective(objective)  # refused before anything is loaded
     model = load_model(cfg.folder)
@@ -161,7 +146,7 @@ def build_learned(
     return AdaptiveAgent(
         model,
         lambda made, adapted: planner_of(cfg, spec, made, objective, adapted),
-        *(calibration or load_calibration(cfg.folder)),
+        load_calibration(cfg.folder),
         load_replay(cfg.folder),
         cfg.surprise,
         cfg.warm,

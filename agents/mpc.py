@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from agents.types import AgentEvent
 from envs.types import Belief, Observation
@@ -18,60 +17,65 @@ from planners.types import ActionPlan
 from planners.warm import Planner, WarmStart
 
 
-def belief_of(state_O: np.ndarray, action_size: int) -> Belief:
-    """Return the belief of a robot whose latent is its state (B = 1, T = 1)."""
-    z_BTD = torch.as_tensor(state_O, dtype=torch.float32)[None, None]
-    return Belief(z_BTD, torch.zeros(1, 0, action_size))
-
-
 def look_ahead(
-    dynamics: Dynamics, belief: Belief, committed_BKA: np.ndarray, block: int, generators: Sequence[Generator]
+    dynamics: Dynamics, belief: Belief, committed_BKA: np.ndarray, generators: Sequence[Generator]
 ) -> Belief:
-    """Return the belief after the actions that are already due; `block` is the smallest horizon the dynamics accepts."""
-    steps = committed_BKA.shape[1]
-    if steps == 0:
-        return belief
-    padded = math.ceil(steps / block) * block
-    rows_BHA = np.concatenate([committed_BKA, np.repeat(committed_BKA[:, -1:], padded - steps, axis=1)], axis=1)
-    actions_BSHA = torch.as_tensor(rows_BHA, dtype=torch.float32)[:, None]
-    z_BSHD: Tensor = dynamics.rollout(belief, actions_BSHA, generators)
-    return Belief(z_BSHD[:, 0, steps - 1 : steps].float(), belief.actions_BTA)
+    """Return the belief after the K actions that are already due, (B, K, A)."""
+    if committed_BKA.shape[1] == 0:
+        return Belief(belief.z_BTD[:, -1:], belief.actions_BTA[:, :0])
+    actions_BSHA = torch.as_tensor(committed_BKA, dtype=torch.float32)[:, None]
+    z_BSHD = dynamics.rollout(belief, actions_BSHA, generators)
+    return Belief(z_BSHD[:, 0, -1:].float(), belief.actions_BTA[:, :0])
 
 
 @dataclass
 class MpcAgent:
-    """An agent that never doubts: `planner` and `dynamics` change only when somebody calls `use`."""
+    """An agent that never doubts: `planner` and `ahead` change only when somebody calls `use`."""
 
     planner: Planner
-    dynamics: Dynamics
+    ahead: Dynamics
+    """Says where the robot will be when a plan takes effect; any number of steps."""
     dt_s: float
     action_size: int
-    block: int = 1
-    """The dynamics predicts multiples of this many steps."""
     generator: Generator = field(default_factory=Generator)
+    last: tuple[Observation, np.ndarray, Observation] | None = None
+    """The last control step: what was seen before it, what was sent, what was seen after it."""
 
-    def use(self, planner: Planner, dynamics: Dynamics) -> None:
+    def use(self, planner: Planner, ahead: Dynamics) -> None:
         """Plan with another model from now on: the swap between two plans."""
-        self.planner, self.dynamics = planner, dynamics
+        self.planner, self.ahead = planner, ahead
+
+    def belief(self, observation: Observation) -> Belief:
+        """Return the belief of a robot whose latent is its state: with the step that led to the observation, if it was seen (B = 1)."""
+        if self.last is None or self.last[2] is not observation:
+            z_BTD = torch.as_tensor(observation.state_O, dtype=torch.float32)[None, None]
+            return Belief(z_BTD, torch.zeros(1, 0, self.action_size))
+        before, action_A, _ = self.last
+        z_TD = np.stack([before.state_O, observation.state_O])
+        return Belief(
+            torch.as_tensor(z_TD, dtype=torch.float32)[None],
+            torch.as_tensor(action_A, dtype=torch.float32).view(1, 1, -1),
+        )
 
     def begin_episode(self, episode: int, seed: int, /) -> None:
         """Forget the last plan; the same episode and seed give the same random numbers."""
         if isinstance(self.planner, WarmStart):
             self.planner.forget()
         self.generator.manual_seed(seed * 1_000_003 + episode)
+        self.last = None
 
     def plan(self, observation: Observation, committed_KA: np.ndarray, /) -> ActionPlan:
         """Return the plan that follows the K actions of `committed_KA` (K, A); t0_s = t_s + K dt_s."""
         generators = [self.generator]
-        now = belief_of(observation.state_O, self.action_size)
-        then = look_ahead(self.dynamics, now, committed_KA[None], self.block, generators)
+        then = look_ahead(self.ahead, self.belief(observation), committed_KA[None], generators)
         start_s = observation.t_s + len(committed_KA) * self.dt_s
         return self.planner.plan(then, start_s, generators=generators, observed_s=observation.t_s)
 
     def observe(
         self, before: Observation, action_A: np.ndarray, after: Observation, reward: float, /
     ) -> Sequence[AgentEvent]:
-        """Take no notice."""
+        """Remember the step."""
+        self.last = before, action_A, after
         return ()
 
     def end_episode(self, terminated: bool, /) -> Sequence[AgentEvent]:

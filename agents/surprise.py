@@ -2,7 +2,7 @@
 
     x_t     = (log(error_t + floor) - mean) / std - start_t
     spike_t = (x_t - phi x_{t-1}) / sqrt(1 - phi^2)          whitened; a push or a teleport is one high step
-    drift_t = max(0, drift_{t-1} + spike_t - slack)          Page's CUSUM; a broken joint is a sustained shift
+    drift_t = max(0, drift_{t-1} + min(spike_t, CAP) - slack)   Page's CUSUM; a broken joint is a sustained shift
     score_t = max(spike_t / spike_limit, drift_t / drift_limit)
 
 The alarm is `score >= threshold`, where the threshold is a conformal quantile of whole-episode maxima of the same score
@@ -20,6 +20,7 @@ from typing import Any
 
 from agents.types import SurpriseReading
 
+CAP = 4.0  # [std] the CUSUM counts no update for more than this: one extreme step is the spike's affair
 OUTLIER = 4.0  # [std] whitening forgets an update beyond this: it would hide its successor or invent one
 DRIFT_CAP = 2.0  # [thresholds] the CUSUM stops here while alarms are quiet, so that it comes back once a fault is over
 MAD_TO_STD = 1.4826  # of a normal distribution
@@ -181,7 +182,7 @@ def advance(
     spike = x if state.last is None else (x - phi * state.last) / math.sqrt(1.0 - phi * phi)
     # Whitening shrinks a sustained shift to sqrt((1 - phi) / (1 + phi)) of itself; the slack is one, so it shrinks too.
     slack = cfg.drift * math.sqrt((1.0 - phi) / (1.0 + phi))
-    drift = 0.0 if state.provisional else max(0.0, state.drift + spike - slack)
+    drift = 0.0 if state.provisional else max(0.0, state.drift + min(spike, CAP) - slack)
     last = x if abs(x) <= OUTLIER else None
     score = max(spike / calibration.spike_limit, drift / calibration.drift_limit)
     after = SurpriseState(

@@ -72,6 +72,7 @@ def random_model(cfg: ModelConfig) -> WorldModel:
         parts[name] = build_part(
             {"part": name, "sizes": sizes} | describe(denoiser=part.denoiser, diffusion=part.diffusion)
         )
+    parts["step"] = build_part({"part": "step", "sizes": sizes} | describe(step=cfg.step.step))
     parts["value"] = build_part({"part": "value", "sizes": sizes} | describe(value=cfg.value.value))
     for part in parts.values():
         part.eval().requires_grad_(False)

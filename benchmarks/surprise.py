@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from agents.calibration import false_alarms
 from agents.learned import LearnedConfig, load_calibration
-from agents.monitor import STRIDE
-from agents.surprise import SurpriseConfig
+from agents.monitor import WINDOW, episode_errors
 from benchmarks.common import (
     QUICK_RESULTS,
     Options,
@@ -25,13 +26,13 @@ from benchmarks.common import (
 )
 from configs.presets import PRESETS
 from deploy.config import RunConfig
-from deploy.watch import Watched, load_watched, made_with, save_watched, watch
+from deploy.watch import watch_and_keep
+from envs.episodes import Episode
+from world_models.checkpoint import load_model
 
 FAULT_S = 4.0
 ANKLE = f"actuator_limit:foot_left_joint:0.5@{FAULT_S:g}"
 DT_S = 0.008
-HORIZON = 32
-"""Control steps before the first update of an episode."""
 RATES = (0.05, 0.01)
 FIRST = 2_000_000
 """Number of the first episode: neither a run nor the calibration uses these."""
@@ -51,21 +52,21 @@ def preset(latency_s: float) -> RunConfig:
     return replace(PRESETS["walker"][1], adapt=False, control_arm=False, plan_latency_s=latency_s)
 
 
-def run(cfg: RunConfig, name: str, episodes: int, options: SurpriseOptions) -> list[Watched]:
+def run(cfg: RunConfig, name: str, episodes: int, options: SurpriseOptions) -> list[Episode]:
     """Return the episodes; each is kept in runs/quick as it ends, so that an interrupted benchmark goes on where it was."""
-    folder = QUICK_RESULTS / "surprise" / f"{name}-{made_with(cfg):08x}"
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = [FIRST + options.seed + i for i in range(episodes)]
-    missing = [n for n in numbers if not (folder / f"{n}.npz").exists()]
-    for made in watch(cfg, missing, options.workers):
-        save_watched(folder / f"{made.episode}.npz", made)
-    return [load_watched(folder / f"{n}.npz") for n in numbers]
+    folder = QUICK_RESULTS / "surprise" / name
+    return list(watch_and_keep(cfg, FIRST + options.seed, episodes, options.workers, folder))
 
 
-def false_alarm_rows(healthy: Sequence[Watched], cfg: LearnedConfig) -> list[tuple[Any, ...]]:
+def errors_of(episodes: Sequence[Episode], cfg: LearnedConfig) -> list[np.ndarray]:
+    """Return what the monitor folds in each episode."""
+    step = load_model(cfg.folder).step
+    return [episode_errors(step, e.state_TO, e.action_TA) for e in episodes]
+
+
+def false_alarm_rows(healthy: Sequence[Episode], cfg: LearnedConfig) -> list[tuple[Any, ...]]:
     """Return one row per set rate: rate, alarms, episodes, measured rate and its interval."""
-    (calibration, course), rows = load_calibration(cfg.folder), []
-    errors = [course.errors(w.error_UO, w.start_UO) for w in healthy]
+    calibration, rows, errors = load_calibration(cfg.folder), [], errors_of(healthy, cfg)
     for rate in RATES:
         alarms = false_alarms(errors, calibration, replace(cfg.surprise, false_alarm_rate=rate))
         count = sum(a is not None for a in alarms)
@@ -74,18 +75,17 @@ def false_alarm_rows(healthy: Sequence[Watched], cfg: LearnedConfig) -> list[tup
     return rows
 
 
-def detections(broken: Sequence[Watched], cfg: LearnedConfig, rate: float) -> tuple[list[float], int, int]:
+def detections(broken: Sequence[Episode], cfg: LearnedConfig, rate: float) -> tuple[list[float], int, int]:
     """Return the delays [s] of the first alarm after the fault, the episodes that reached it, and the early alarms."""
-    calibration, course = load_calibration(cfg.folder)
-    surprise: SurpriseConfig = replace(cfg.surprise, false_alarm_rate=rate)
-    reached = [w for w in broken if w.steps * DT_S > FAULT_S + HORIZON * DT_S]
-    first = false_alarms([course.errors(w.error_UO, w.start_UO) for w in reached], calibration, surprise)
-    times = [None if a is None else (HORIZON + STRIDE * a) * DT_S - FAULT_S for a in first]
+    surprise = replace(cfg.surprise, false_alarm_rate=rate)
+    reached = [e for e in broken if e.length * DT_S > FAULT_S]
+    first = false_alarms(errors_of(reached, cfg), load_calibration(cfg.folder), surprise)
+    times = [None if a is None else (WINDOW + a) * DT_S - FAULT_S for a in first]
     early = sum(t is not None and t <= 0 for t in times)
     return [t for t in times if t is not None and t > 0], len(reached) - early, early
 
 
-def detection_rows(broken: Sequence[Watched], cfg: LearnedConfig) -> list[tuple[Any, ...]]:
+def detection_rows(broken: Sequence[Episode], cfg: LearnedConfig) -> list[tuple[Any, ...]]:
     """Return one row per set rate: detected share with its interval, delays."""
     rows = []
     for rate in RATES:
@@ -105,7 +105,7 @@ def measure(options: SurpriseOptions) -> Result:
     healthy = run(preset(latency_s), "healthy", n_healthy, options)
     broken = run(replace(preset(latency_s), faults=(ANKLE,), max_s=20.0), "broken", n_broken, options)
     alarms, found = false_alarm_rows(healthy, cfg), detection_rows(broken, cfg)
-    returns = mean_interval([w.episode_return for w in healthy])
+    returns = mean_interval([e.total_reward for e in healthy])
     figures = {
         "false_alarms_at_5_percent": alarms[0][3],
         "false_alarms_lo": alarms[0][4],
@@ -114,7 +114,7 @@ def measure(options: SurpriseOptions) -> Result:
         "median_delay_s_at_1_percent": found[1][6],
         "p95_delay_s_at_1_percent": found[1][7],
         "healthy_return": returns,
-        "healthy_falls": sum(w.ended == "terminated" for w in healthy) / len(healthy),
+        "healthy_falls": sum(e.terminated for e in healthy) / len(healthy),
     }
     tables = (
         Table(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
-from world_models.fit import DiffusionPart, ModelConfig, ValuePart
+from world_models.fit import DiffusionPart, ModelConfig, StepPart, ValuePart
+from world_models.step import StepConfig
 from world_models.training import TrainConfig
 from world_models.value import ValueConfig
 
 MEDIUM = ("walker2d-medium",)
 BOTH = ("walker2d-medium", "walker2d-medium-replay")
+OWN = ("walker2d-own",)
+"""What the planner itself did: nothing else is as like what the one-step model will be asked about."""
 
 WALKER_SMALL = ModelConfig(
     robot="walker2d",
@@ -24,6 +27,13 @@ WALKER_SMALL = ModelConfig(
         DiffusionConfig(sample_steps=2),
         TrainConfig(steps=12_000, batch=128, learning_rate=7e-4, weight_decay=1.0),
         BOTH,
+    ),
+    step=StepPart(
+        StepConfig(),
+        TrainConfig(
+            steps=40_000, batch=1024, bf16=False, weight_decay=0.01, learning_rate=1e-3, clip=1.0, save_every=2000
+        ),
+        (*BOTH, *OWN),
     ),
     value=ValuePart(
         ValueConfig(), TrainConfig(steps=4_000, batch=1024, bf16=False, weight_decay=0.1, learning_rate=1e-3), MEDIUM
@@ -40,6 +50,7 @@ WALKER_PAPER = ModelConfig(
     dynamics=DiffusionPart(
         _PUBLISHED, DiffusionConfig(10, "epsilon", eta=0.0, top_share=0.0), _PUBLISHED_TRAINING, MEDIUM
     ),
+    step=WALKER_SMALL.step,
     value=WALKER_SMALL.value,
 )
 

@@ -5,56 +5,40 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
-    from deploy.watch import Watched
+    from envs.episodes import Episode
 
 KEPT = Path("runs/calibration")
 FIRST = 1_000_000
 """Number of the first calibration episode: none that a run or a benchmark uses."""
 
 
-def calibration_file(cfg: RunConfig, done: Sequence[Watched], commit: str) -> str:
+def calibration_file(cfg: RunConfig, done: Sequence[Episode], commit: str) -> str:
     """Return the JSON text of surprise.json. Raises ValueError where there are too few episodes for the set rate."""
-    from agents.calibration import FIT_EVERY, calibrate
+    from agents.calibration import calibrate
     from agents.learned import LearnedConfig
-    from agents.monitor import fit_course, watched_columns
-    from envs.robots import robot_spec
+    from agents.monitor import episode_errors
+    from world_models.checkpoint import load_model
 
     assert isinstance(cfg.agent, LearnedConfig)
-    columns = watched_columns(robot_spec(cfg.robot, cfg.version))
-    course = fit_course(columns, [(w.error_UO, w.start_UO) for w in done[::FIT_EVERY]])
-    made = calibrate([course.errors(w.error_UO, w.start_UO) for w in done], cfg.agent.surprise)
-    returns = [w.episode_return for w in done]
+    step = load_model(cfg.agent.folder).step
+    made = calibrate([episode_errors(step, e.state_TO, e.action_TA) for e in done], cfg.agent.surprise)
     about = {
         "preset": cfg.preset,
         "episodes": len(done),
         "first_episode": FIRST,
         "plan_latency_s": cfg.plan_latency_s,
-        "return_mean": sum(returns) / len(returns),
-        "falls": sum(w.ended == "terminated" for w in done),
+        "return_mean": sum(e.total_reward for e in done) / len(done),
+        "falls": sum(e.terminated for e in done),
         "commit": commit,
     }
-    return json.dumps({"calibration": made.to_dict(), "course": course.to_dict(), "about": about}, indent=1) + "\n"
-
-
-def watched(cfg: RunConfig, episodes: int, workers: int) -> Iterator[Watched]:
-    """Yield the calibration episodes; each is kept as it ends, so that an interrupted calibration goes on."""
-    from deploy.watch import load_watched, made_with, save_watched, watch
-
-    folder = KEPT / f"{cfg.preset}-{made_with(cfg):08x}"
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = range(FIRST, FIRST + episodes)
-    kept = [n for n in numbers if (folder / f"{n}.npz").exists()]
-    yield from (load_watched(folder / f"{n}.npz") for n in kept)
-    for made in watch(cfg, sorted(set(numbers) - set(kept)), workers):
-        save_watched(folder / f"{made.episode}.npz", made)
-        yield made
+    return json.dumps({"calibration": made.to_dict(), "about": about}, indent=1) + "\n"
 
 
 def run(cfg: RunConfig, episodes: int, workers: int) -> int:
@@ -64,16 +48,15 @@ def run(cfg: RunConfig, episodes: int, workers: int) -> int:
 
     from agents.learned import LearnedConfig
     from deploy.telemetry import commit, write_atomic
+    from deploy.watch import watch_and_keep
 
     if not isinstance(cfg.agent, LearnedConfig):
         raise ValueError(f"preset {cfg.preset!r} has no learned model to calibrate")
-    found = track(watched(cfg, episodes, workers), "episodes", episodes, console=Console(stderr=True))
-    done = sorted(found, key=lambda w: w.episode)
+    kept = watch_and_keep(cfg, FIRST, episodes, workers, KEPT)
+    done = list(track(kept, "episodes", episodes, console=Console(stderr=True)))
     path = cfg.agent.folder / "surprise.json"
     write_atomic(path, calibration_file(cfg, done, commit()))
-    print(
-        f"{episodes} healthy episodes; mean return {sum(w.episode_return for w in done) / episodes:.0f}; wrote {path}"
-    )
+    print(f"{episodes} healthy episodes; mean return {sum(e.total_reward for e in done) / episodes:.0f}; wrote {path}")
     return 0
 
 

@@ -25,17 +25,24 @@ def complain(message: str, code: int = 2) -> int:
 
 def overridden(base: RunConfig, args: Sequence[str], prog: str) -> RunConfig:
     """Return `base` with the options of `args`. Raises ValueError, in one line; --help prints and raises SystemExit."""
-    said = io.StringIO()
     if any(arg in HELP for arg in args):
         return _tyro(base, ["--help"], prog)[0]
-    try:
-        with redirect_stderr(said):
-            cfg, unknown = _tyro(base, args, prog)
-    except SystemExit:
-        raise ValueError(_first_message(said.getvalue())) from None
+    cfg, unknown = in_one_line(lambda: _tyro(base, args, prog))
     if unknown:
         refuse_unknown(unknown, list(option_names(base)))
     return cfg
+
+
+def in_one_line[T](parse: Callable[[], T]) -> T:
+    """Return what tyro makes of a command line. Raises ValueError with the gist of its box; --help passes through."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return parse()
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise ValueError(_gist(said.getvalue())) from None
 
 
 def refuse_unknown(unknown: Sequence[str], options: Sequence[str]) -> None:
@@ -55,15 +62,18 @@ def _tyro(base: RunConfig, args: Sequence[str], prog: str) -> tuple[RunConfig, l
     )
 
 
-def _first_message(box: str) -> str:
-    """Return what tyro's box says above its first rule, in one line."""
+def _gist(box: str) -> str:
+    """Return what tyro's box says above its first rule, and the nearest option where it knows one, in one line."""
     lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()]
-    said = []
+    sections: list[list[str]] = [[]]
     for line in lines[1:]:
         if line and not line.strip("─"):
-            break
-        said.append(line)
-    return " ".join(said) or "bad arguments"
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    known = len(sections) > 1 and sections[1][0].startswith(("Perhaps you meant", "Available subcommands"))
+    hint = sections[1][:2] if known else []
+    return " ".join([*sections[0], *hint]) or "bad arguments"
 
 
 def resolve(args: Sequence[str], presets: Mapping[str, tuple[str, RunConfig]], prog: str) -> RunConfig:

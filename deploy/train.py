@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from configs.models import MODELS
+from deploy.commandline import complain, guarded, in_one_line
 from deploy.telemetry import commit
 from world_models.checkpoint import save_part, save_tensors
 from world_models.fit import TASKS, ModelConfig, Task, replay_windows
 from world_models.training import Run, TrainConfig, train
 
-Part = Literal["proposal", "dynamics", "value"]
+Part = Literal["proposal", "dynamics", "step", "value"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class TrainArgs:
 
     preset: Annotated[str, tyro.conf.Positional]
     """Which model: see configs/models.py."""
-    parts: tuple[Part, ...] = ("proposal", "dynamics", "value")
+    parts: tuple[Part, ...] = ("proposal", "dynamics", "step", "value")
     data: Path = Path("data")
     """Folder with the data sets that `surefoot collect` made."""
     out: Path | None = None
@@ -78,23 +79,26 @@ def train_all(args: TrainArgs, console: Console) -> None:
         curve = train_part(task, run, part, console)
         figures = task.finish(run.use_ema().eval())
         card = task.card | {"commit": commit(), "torch": torch.__version__, "curve": curve, "metrics": figures}
-        save_part(out, part, task.model, card)
+        save_part(out, part, task.model, card, half=part != "step")  # which is exact to more digits than bf16 has
         console.print(f"wrote {out / part}.safetensors {figures}", highlight=False, soft_wrap=True)
     save_tensors(out / "replay.safetensors", replay_windows(MODELS[args.preset], args.data))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Return the exit status: 0 done, 2 bad input, 130 interrupted (the same command resumes)."""
-    console = Console()
-    try:
-        train_all(tyro.cli(TrainArgs, args=argv, prog="surefoot train"), console)
-    except (ValueError, FloatingPointError) as error:
-        console.print(f"surefoot train: {error}", highlight=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        console.print("interrupted: run the same command again to go on from the last saved step")
-        return 130
-    return 0
+
+    def body() -> int:
+        console = Console()
+        args = in_one_line(lambda: tyro.cli(TrainArgs, args=argv, prog="surefoot train"))
+        try:
+            train_all(args, console)
+        except KeyboardInterrupt:
+            return complain("interrupted: run the same command again to go on from the last saved step", 130)
+        except FloatingPointError as error:
+            return complain(str(error))
+        return 0
+
+    return guarded(body)
 
 
 if __name__ == "__main__":

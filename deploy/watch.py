@@ -1,4 +1,4 @@
-"""Many episodes of a preset, watched: returns and prediction errors. Several sessions run side by side and plan in one batch.
+"""Many episodes of a preset, recorded. Several sessions run side by side and plan in one batch.
 
 A plan is the same alone and in a batch (up to the rounding of larger matrix products), so this changes the time only.
 """
@@ -10,40 +10,29 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from agents.mpc import MpcAgent, belief_of, look_ahead
+from agents.mpc import MpcAgent, look_ahead
+from envs.episodes import Episode, Spool
 from envs.types import Belief
 
 if TYPE_CHECKING:
-    from agents.monitor import Course
     from deploy.config import RunConfig
     from envs.types import Observation
+    from planners.base import Dynamics
     from planners.search import SearchPlanner
     from planners.types import ActionPlan
 
 TOGETHER = 8
 """Sessions side by side in one process."""
-
-
-@dataclass(frozen=True)
-class Watched:
-    """One episode on a clock of its own, which starts at 0."""
-
-    episode: int
-    episode_return: float
-    steps: int
-    ended: str
-    errors: np.ndarray  # (U,) what the monitor would have folded, one per update
-    error_UO: np.ndarray  # the signed errors behind them
-    start_UO: np.ndarray  # the states they were predicted from
 
 
 def made_with(cfg: RunConfig) -> int:
@@ -59,35 +48,21 @@ def made_with(cfg: RunConfig) -> int:
     return zlib.crc32(repr(replace(cfg, agent=agent)).encode())
 
 
-def save_watched(path: Path, made: Watched) -> None:
-    """Write an episode through a temporary name."""
-    part = path.with_suffix(".part.npz")
-    np.savez_compressed(part, **vars(made))
-    part.replace(path)
-
-
-def load_watched(path: Path) -> Watched:
-    """Return an episode that was kept."""
-    with np.load(path, allow_pickle=False) as kept:
-        plain = int(kept["episode"]), float(kept["episode_return"]), int(kept["steps"]), str(kept["ended"])
-        return Watched(*plain, kept["errors"], kept["error_UO"], kept["start_UO"])
-
-
 class Table:
     """Where sessions in threads of one process meet: when all that still run wait for a plan, one batch makes them all."""
 
-    def __init__(self, planner: SearchPlanner, block: int, seats: int) -> None:
-        self._planner, self._block, self._seated = planner, block, seats
-        self._asked: dict[int, tuple[Observation, np.ndarray, torch.Generator]] = {}
+    def __init__(self, planner: SearchPlanner, ahead: Dynamics, seats: int) -> None:
+        self._planner, self._ahead, self._seated = planner, ahead, seats
+        self._asked: dict[int, tuple[Observation, Belief, np.ndarray, torch.Generator]] = {}
         self._plans: dict[int, ActionPlan] = {}
         self._turn = threading.Condition()
 
     def plan(
-        self, seat: int, observation: Observation, committed_KA: np.ndarray, generator: torch.Generator
+        self, seat: int, observation: Observation, now: Belief, committed_KA: np.ndarray, generator: torch.Generator
     ) -> ActionPlan:
         """Wait for the others, and return the plan of this seat."""
         with self._turn:
-            self._asked[seat] = (observation, committed_KA, generator)
+            self._asked[seat] = (observation, now, committed_KA, generator)
             self._serve()
             self._turn.wait_for(lambda: seat in self._plans)
             return self._plans.pop(seat)
@@ -101,39 +76,44 @@ class Table:
     def _serve(self) -> None:
         if not self._asked or len(self._asked) < self._seated:
             return
-        for ahead in {len(committed) for _, committed, _ in self._asked.values()}:
-            self._batch([seat for seat, (_, committed, _) in self._asked.items() if len(committed) == ahead], ahead)
+        alike = {(len(committed), now.z_BTD.shape[1]) for _, now, committed, _ in self._asked.values()}
+        for steps, past in alike:
+            seats = [
+                seat
+                for seat, (_, now, committed, _) in self._asked.items()
+                if (len(committed), now.z_BTD.shape[1]) == (steps, past)
+            ]
+            self._batch(seats, steps)
         self._asked.clear()
         self._turn.notify_all()
 
-    def _batch(self, seats: list[int], ahead: int) -> None:
+    def _batch(self, seats: list[int], steps: int) -> None:
         planner, asked = self._planner, [self._asked[seat] for seat in seats]
         generators = [generator for *_, generator in asked]
-        z_BTD = torch.cat([belief_of(seen.state_O, planner.action.size).z_BTD for seen, *_ in asked])
-        now = Belief(z_BTD, torch.zeros(len(asked), 0, planner.action.size))
-        committed_BKA = np.stack([committed for _, committed, _ in asked])
-        result = planner.search(
-            look_ahead(planner.dynamics, now, committed_BKA, self._block, generators), None, generators
+        now = Belief(
+            torch.cat([now.z_BTD for _, now, *_ in asked]), torch.cat([now.actions_BTA for _, now, *_ in asked])
         )
+        committed_BKA = np.stack([committed for _, _, committed, _ in asked])
+        result = planner.search(look_ahead(self._ahead, now, committed_BKA, generators), None, generators)
         for row, (seat, (seen, *_)) in enumerate(zip(seats, asked, strict=True)):
-            self._plans[seat] = planner.as_plan(result, row, seen.t_s + ahead * planner.dt_s, seen.t_s)
+            self._plans[seat] = planner.as_plan(result, row, seen.t_s + steps * planner.dt_s, seen.t_s)
 
 
 class Guest(MpcAgent):
     """An agent whose plans are made at the table."""
 
-    def __init__(self, table: Table, seat: int, planner: SearchPlanner) -> None:
-        super().__init__(planner, planner.dynamics, planner.dt_s, planner.action.size)
+    def __init__(self, table: Table, seat: int, planner: SearchPlanner, ahead: Dynamics) -> None:
+        super().__init__(planner, ahead, planner.dt_s, planner.action.size)
         self._table, self._seat = table, seat
 
     def plan(self, observation: Observation, committed_KA: np.ndarray, /) -> ActionPlan:
         """Return the plan that follows the committed actions."""
-        return self._table.plan(self._seat, observation, committed_KA, self.generator)
+        return self._table.plan(self._seat, observation, self.belief(observation), committed_KA, self.generator)
 
 
-def watch_together(cfg: RunConfig, course: Course | None, episodes: Sequence[int]) -> list[Watched]:
-    """Return what a few episodes showed; each depends on the config, the course and its number alone."""
-    from agents.learned import LearnedConfig, load_calibration, placeholder, planner_of
+def watch_together(cfg: RunConfig, numbers: Sequence[int]) -> list[Episode]:
+    """Return a few episodes; each depends on the config and its number alone. Raises what a session raised."""
+    from agents.learned import LearnedConfig, planner_of
     from envs.robots import robot_spec
     from world_models.checkpoint import load_model
 
@@ -141,32 +121,21 @@ def watch_together(cfg: RunConfig, course: Course | None, episodes: Sequence[int
     if not isinstance(cfg.agent, LearnedConfig):
         raise ValueError(f"preset {cfg.preset!r} has no learned model to watch")
     spec, model = robot_spec(cfg.robot, cfg.version), load_model(cfg.agent.folder)
-    if course is None:
-        course = (
-            load_calibration(cfg.agent.folder)[1]
-            if (cfg.agent.folder / "surprise.json").exists()
-            else placeholder(spec)[1]
-        )
     planner = planner_of(cfg.agent, spec, model, cfg.objective, adapted=False)
-    table = Table(planner, model.dynamics.net.cfg.patch, len(episodes))
-    lived: dict[int, tuple[Any, ...]] = {}
+    table = Table(planner, model.step, len(numbers))
+    with ThreadPoolExecutor(len(numbers)) as pool:
 
-    def seat(index: int) -> None:
-        try:
-            lived[index] = live(cfg, Guest(table, index, planner), episodes[index])
-        finally:
-            table.leave()
+        def seat(index: int) -> Episode:
+            try:
+                return live(cfg, Guest(table, index, planner, model.step), numbers[index])
+            finally:
+                table.leave()
 
-    threads = [threading.Thread(target=seat, args=(i,)) for i in range(len(episodes))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [finish(model.dynamics, course, *lived[i]) for i in range(len(episodes))]
+        return [made.result() for made in [pool.submit(seat, i) for i in range(len(numbers))]]
 
 
-def live(cfg: RunConfig, agent: MpcAgent, episode: int) -> tuple[Any, ...]:
-    """Return one episode's record and its states, with the last (T + 1, O)."""
+def live(cfg: RunConfig, agent: MpcAgent, number: int) -> Episode:
+    """Return one episode on a clock of its own, which starts at 0."""
     from deploy.interrupt import Interrupts
     from deploy.robots.sim import make_robot
     from deploy.session import Session
@@ -176,29 +145,30 @@ def live(cfg: RunConfig, agent: MpcAgent, episode: int) -> tuple[Any, ...]:
     with tempfile.TemporaryDirectory(prefix="surefoot-") as folder:
         log = Log(Path(folder), Interrupts().shield)
         session = Session(cfg, robot, agent, log, fault_s)
-        session.run(lambda _: not session.history.episodes, first=episode)
+        session.run(lambda _: not session.history.episodes, first=number)
         log.close()
     (done,) = session.history.episodes
     assert session.view.observation is not None
-    return done, np.concatenate([done.states_TO, session.view.observation.state_O[None]])
+    return Episode(
+        state_TO=np.concatenate([done.states_TO, session.view.observation.state_O[None]]),
+        action_requested_TA=done.requested_TA,
+        action_TA=done.sent_TA,
+        action_applied_TA=done.applied_TA,
+        reward_T=done.reward_T,
+        terminated=done.ended == "terminated",
+        truncated=done.ended != "terminated",
+        seed=done.env_seed,
+        meta={"index": number, "preset": cfg.preset, "ended": done.ended},
+    )
 
 
-def finish(dynamics: Any, course: Course, done: Any, states_TO: np.ndarray) -> Watched:
-    """Return an episode with its prediction errors."""
-    from agents.monitor import episode_course
-
-    error_UO, start_UO = episode_course(dynamics, states_TO, done.sent_TA)
-    errors = course.errors(error_UO, start_UO)
-    return Watched(done.episode, done.episode_return, done.steps, done.ended, errors, error_UO, start_UO)
-
-
-def watch(cfg: RunConfig, episodes: Sequence[int], workers: int = 1, course: Course | None = None) -> Iterator[Watched]:
+def watch(cfg: RunConfig, numbers: Sequence[int], workers: int = 1) -> Iterator[Episode]:
     """Yield the episodes in order."""
-    groups = [episodes[i : i + TOGETHER] for i in range(0, len(episodes), TOGETHER)]
-    some = partial(watch_together, cfg, course)
+    groups = [numbers[i : i + TOGETHER] for i in range(0, len(numbers), TOGETHER)]
+    some = partial(watch_together, cfg)
     with ExitStack() as stack:
         if workers == 1:
-            found: Iterator[list[Watched]] = map(some, groups)
+            found: Iterator[list[Episode]] = map(some, groups)
         else:
             from deploy.interrupt import ignored_by_children
 
@@ -207,3 +177,17 @@ def watch(cfg: RunConfig, episodes: Sequence[int], workers: int = 1, course: Cou
             found = pool.imap(some, groups)
         for group in found:
             yield from group
+
+
+def watch_and_keep(cfg: RunConfig, first: int, count: int, workers: int, folder: Path) -> Iterator[Episode]:
+    """Yield `count` episodes from number `first` on, kept in a spool under `folder`: the same call later goes on from there."""
+    spool = Spool(folder / f"{cfg.preset}-{made_with(cfg):08x}")
+    kept = {index for index in range(count) if spool.read_if_whole(index) is not None}
+    made = watch(cfg, [first + index for index in range(count) if index not in kept], workers)
+    for index in range(count):
+        if index in kept:
+            yield spool.read(index)
+        else:
+            episode = next(made)
+            spool.write(index, episode)
+            yield episode

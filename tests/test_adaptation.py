@@ -11,7 +11,9 @@ from agents.adaptation import (
     Play,
     adapt_dynamics,
     adapt_proposal,
+    adapt_step,
     adapt_value,
+    cut,
     energy_scores,
     fit,
     merge,
@@ -21,13 +23,13 @@ from agents.adaptation import (
     windows,
 )
 from agents.adaptive import AdaptConfig, accepts
-from agents.monitor import episode_course, fit_course
 from world_models.checkpoint import blank
 from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
 from world_models.dynamics import DiffusionDynamics
 from world_models.normaliser import Normaliser
 from world_models.proposal import DiffusionProposal
+from world_models.step import StepConfig, StepModel
 from world_models.value import ValueConfig, ValueEnsemble
 
 NET = DenoiserConfig(width=32, layers=1, heads=2, qkv=32, mlp=64)
@@ -152,13 +154,30 @@ def test_proposal_moves_towards_the_better_stretches(healthy):
     assert made.after < made.before
 
 
-def test_the_course_of_a_changed_body_is_systematically_wrong(healthy):
-    model, _ = healthy
+def test_the_one_step_model_follows_the_body(healthy):
+    _, replay = healthy
+    torch.manual_seed(0)
+    states, actions = windows(play(1.0, 30, seed=1), 2)
+    norms = (Normaliser.fit(x) for x in (states[:, 1], actions[:, 1], states[:, 2] - states[:, 1]))
+    untrained = StepModel(StepConfig(32, 1), *norms)
 
-    def course(gain, seed):
-        episodes = play(gain, 6, steps=200, seed=seed)
-        return [episode_course(model, p.state_TO, p.action_TA) for p in episodes]
+    def loss(made, generator):
+        pick = torch.randint(0, len(states), (256,), generator=generator)
+        return made.loss(states[pick], actions[pick], generator).mean()
 
-    watched = fit_course((0, 1), course(1.0, 4))
-    well, broken = ([watched.errors(*e).max() for e in course(gain, 9)] for gain in (1.0, -0.5))
-    assert np.median(broken) > 1.5 * np.median(well)
+    model = fit(untrained, loss, FitConfig(steps=600, learning_rate=1e-2), 0)
+    made = adapt_step(model, play(-0.5, 9), replay, FitConfig(steps=300, learning_rate=3e-3), 0)
+    assert made.part == "step"
+    assert made.after < 0.5 * made.before
+    assert made.better_share == 1.0
+    weak, well = (windows(play(gain, 6, seed=9), 2) for gain in (-0.5, 1.0))
+    assert float(model.errors(*weak).mean()) > 3 * float(model.errors(*well).mean())  # the old model is surprised
+    assert float(made.model.errors(*weak).mean()) < float(model.errors(*weak).mean()) / 3
+
+
+def test_old_windows_are_cut_into_pieces_that_were_lived(healthy):
+    _, (states, actions) = healthy
+    pieces, sent = cut((states[:5], actions[:5]), 2)
+    assert pieces.shape == (5 * HORIZON // 2, 3, 2)
+    assert torch.equal(pieces[1], states[0, 2:5])
+    assert torch.equal(sent[1], actions[0, 2:4])

@@ -8,8 +8,6 @@ import torch
 
 from agents.adaptation import Candidate, FitConfig
 from agents.adaptive import AdaptConfig, AdaptiveAgent
-from agents.learned import placeholder
-from agents.monitor import Course, Normal
 from agents.surprise import Calibration, SurpriseConfig
 from agents.types import AdaptationReport, ModelSwap, SurpriseReading
 from envs.robots import robot_spec
@@ -21,6 +19,7 @@ from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
 from world_models.dynamics import DiffusionDynamics
 from world_models.proposal import DiffusionProposal
+from world_models.step import StepConfig, StepModel
 from world_models.value import ValueConfig, ValueEnsemble
 
 SPEC = robot_spec("walker2d")
@@ -36,6 +35,7 @@ def model():
     return WorldModel(
         DiffusionProposal(NET, DiffusionConfig(2), HORIZON, *parts).eval(),
         DiffusionDynamics(causal, DiffusionConfig(2), *parts, blank((HORIZON, 17))).eval(),
+        StepModel(StepConfig(8, 1), *parts, blank((17,))).eval(),
         ValueEnsemble(ValueConfig(members=2, width=8), blank((17,)), blank((1,))).eval(),
         {},
     )
@@ -56,15 +56,11 @@ def planner_for(made, adapted):
 
 
 def agent(**adapt):
-    _, course = placeholder(SPEC)
-    wide = Normal(tuple([0.0] * 17), tuple(map(tuple, (1e-12 * np.eye(17)).tolist())))
     calibration = Calibration(0.0, 1.0, 0.0, (), 1.0, 1.0, (0.5,) * 200, 200, 200)
     replay = (torch.zeros(4, HORIZON + 1, 17), torch.zeros(4, HORIZON, 6))
-    cfg = AdaptConfig(play_episodes=4, trial_episodes=3, dynamics=FIT, value=FIT, proposal=FIT, **adapt)
+    cfg = AdaptConfig(play_episodes=4, trial_episodes=3, dynamics=FIT, step=FIT, value=FIT, proposal=FIT, **adapt)
     surprise = SurpriseConfig(whiten=False, settle=2, refractory=0)
-    return AdaptiveAgent(
-        model(), planner_for, calibration, Course(course.columns, wide, course.averages), replay, surprise, False, cfg
-    )
+    return AdaptiveAgent(model(), planner_for, calibration, replay, surprise, False, cfg)
 
 
 def live(it, shift, steps=20, reward=1.0, terminated=True):
@@ -114,12 +110,12 @@ def test_an_alarm_starts_play_and_enough_play_starts_one_job():
 
 
 def test_the_job_returns_a_candidate_for_each_part_and_touches_nothing():
-    it = agent(parts=("dynamics", "value", "proposal"))
+    it = agent(parts=("dynamics", "step", "value", "proposal"))
     before = copy.deepcopy(it.model.dynamics.state_dict())
     for _ in range(5):
         live(it, 100.0)
     found = it.take_job()()
-    assert [c.part for c in found] == ["dynamics", "value", "proposal"]
+    assert [c.part for c in found] == ["dynamics", "step", "value", "proposal"]
     assert all(torch.equal(before[k], v) for k, v in it.model.dynamics.state_dict().items())
 
 

@@ -168,9 +168,23 @@ def test_the_command_fails_with_one_line_and_a_code_of_its_own(tmp_path, capsys,
     monkeypatch.setattr(command, "collect_dataset", interrupt)
     assert command.main(arguments) == command.INTERRUPTED
     assert "same command" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as unknown:
-        command.main(["walker2d-medim"])
-    assert unknown.value.code != 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["walker2d-medim"], "walker2d-medium"),
+        (["walker2d-own", "--episodez", "3"], "--episodes"),
+        (["walker2d-own", "--episodes", "x"], "x"),
+        (["walker2d-own", "--episodes", "0"], "episodes"),
+        ([], "walker2d-own"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(arguments, said, capsys):
+    assert command.main(arguments) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
 
 
 def test_the_command_passes_every_option_on(tmp_path, capsys, monkeypatch):

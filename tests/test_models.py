@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from deploy.train import main as train_command
 from envs.types import Belief
 from world_models.checkpoint import blank, build_part, load_model, load_part, save_part
 from world_models.denoiser import Denoiser, DenoiserConfig
@@ -12,6 +13,7 @@ from world_models.diffusion import DiffusionConfig
 from world_models.dynamics import DiffusionDynamics
 from world_models.normaliser import Normaliser
 from world_models.proposal import DiffusionProposal
+from world_models.step import StepConfig, StepModel
 from world_models.value import ValueConfig, ValueEnsemble
 
 SMALL = DenoiserConfig(width=32, layers=2, heads=2, qkv=32, mlp=64)
@@ -131,8 +133,8 @@ def test_value_bound_lies_below_the_mean_of_members_and_learns_a_function():
 
 def card_of(part, model):
     card = {"part": part, "robot": "walker2d", "sizes": {"state": 5, "action": 2, "horizon": 16}}
-    if part == "value":
-        return card | {"value": dataclasses.asdict(model.cfg)}
+    if part in ("value", "step"):
+        return card | {part: dataclasses.asdict(model.cfg)}
     return card | {"denoiser": dataclasses.asdict(model.net.cfg), "diffusion": dataclasses.asdict(model.diff)}
 
 
@@ -141,6 +143,7 @@ def folder(tmp_path):
     parts = {
         "proposal": proposal(),
         "dynamics": dynamics(),
+        "step": StepModel(StepConfig(8, 1), blank((5,)), blank((2,)), blank((5,))),
         "value": ValueEnsemble(ValueConfig(members=2, width=8), blank((5,)), blank((1,))),
     }
     for part, model in parts.items():
@@ -210,3 +213,20 @@ def test_a_horizon_beyond_the_trained_one_is_refused():
 def test_a_horizon_that_is_no_multiple_of_the_patch_is_refused():
     with pytest.raises(ValueError, match="patch=4"):
         Denoiser(SMALL, 30, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["walker-smal"], "walker-small"),
+        (["walker-small", "--stepz", "3"], "--steps"),
+        (["walker-small", "--steps", "x"], "x"),
+        (["walker-small", "--data", "nowhere"], "surefoot collect"),
+        ([], "STR"),
+    ],
+)
+def test_training_tells_bad_input_in_one_line(arguments, said, capsys):
+    assert train_command(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]

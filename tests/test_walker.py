@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from agents.learned import CHECKOUT, LearnedConfig, build_learned, load_calibration, planner_of
+from agents.monitor import episode_errors
 from configs.presets import PRESETS
 from deploy.run_agent import main
-from deploy.watch import watch_together
+from deploy.watch import watch_and_keep, watch_together
 from envs.robots import robot_spec
 from world_models.checkpoint import load_model
 
@@ -21,15 +22,15 @@ WEIGHTS = CHECKOUT / "checkpoints" / "walker-small"
 
 def test_the_shipped_walker_walks():
     cfg = replace(WALKER, adapt=False, plan_latency_s=0.024, max_s=2.4)
-    done = watch_together(cfg, None, [0, 1, 2])
-    assert sorted(w.steps for w in done)[1] == 300  # two of three, at least, are still on their feet
-    assert np.median([w.episode_return for w in done]) > 700
+    done = watch_together(cfg, [0, 1, 2])
+    assert sorted(e.length for e in done)[1] == 300  # two of three, at least, are still on their feet
+    assert np.median([e.total_reward for e in done]) > 700
 
 
 def test_a_limited_ankle_costs_the_walker_its_balance():
     fault = ("actuator_limit:foot_left_joint:0@0",)
     cfg = replace(WALKER, adapt=False, plan_latency_s=0.024, max_s=4.0, faults=fault)
-    assert np.median([w.steps for w in watch_together(cfg, None, [0, 1, 2])]) < 400
+    assert np.median([e.length for e in watch_together(cfg, [0, 1, 2])]) < 400
 
 
 def test_the_same_run_gives_the_same_events_byte_for_byte(tmp_path):
@@ -55,10 +56,9 @@ def test_the_refinement_arm_and_a_goal_build_the_planner_they_name():
 
 
 def test_the_calibration_allows_the_rate_of_the_preset():
-    calibration, course = load_calibration(WEIGHTS)
+    calibration = load_calibration(WEIGHTS)
     assert calibration.episodes >= 400
     assert calibration.threshold(LearnedConfig().surprise.false_alarm_rate) > 0
-    assert course.columns == (0, 9)
 
 
 @pytest.fixture
@@ -82,3 +82,26 @@ def test_weights_of_another_robot_are_refused(copy):
     (copy.folder / "dynamics.json").write_text(json.dumps(card | {"robot": "hopper"}))
     with pytest.raises(ValueError, match="hopper"):
         build_learned(copy, SPEC)
+
+
+def test_the_one_step_model_is_surprised_by_another_ankle_and_not_by_a_healthy_one():
+    step = load_model(WEIGHTS).step
+    cfg = replace(WALKER, adapt=False, plan_latency_s=0.024, max_s=1.6)
+    well = watch_together(cfg, [0, 1, 2])
+    broken = watch_together(replace(cfg, faults=("actuator_limit:foot_left_joint:0.5@0",)), [0, 1, 2])
+    mean = [
+        np.mean(np.concatenate([episode_errors(step, e.state_TO, e.action_TA) for e in some]))
+        for some in (well, broken)
+    ]
+    assert mean[1] > 2 * mean[0]
+
+
+def test_an_episode_that_was_watched_is_recorded_whole_and_read_back_the_second_time(tmp_path):
+    cfg = replace(WALKER, adapt=False, plan_latency_s=0.024, max_s=0.4)
+    first = list(watch_and_keep(cfg, 7, 2, 1, tmp_path))
+    assert [e.length for e in first] == [50, 50]
+    assert first[0].truncated
+    assert first[0].state_TO.shape == (51, 17)
+    assert not np.array_equal(first[0].state_TO, first[1].state_TO)
+    again = list(watch_and_keep(cfg, 7, 2, 1, tmp_path))
+    assert all(np.array_equal(a.state_TO, b.state_TO) for a, b in zip(first, again, strict=True))

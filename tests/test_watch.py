@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.mpc import MpcAgent
 from deploy.watch import Table
 from envs.linear import LinearDynamics
 from envs.robots import readings, robot_spec
@@ -29,12 +30,18 @@ def planner():
     )
 
 
+def seen(state):
+    """What a robot at `state` sees, and believes."""
+    observation = Observation(0.5, np.array(state))
+    return observation, MpcAgent(planner(), LinearDynamics(), SPEC.dt_s, 1).belief(observation)
+
+
 def together(states, committed):
-    table, plans = Table(planner(), 1, len(states)), {}
+    table, plans = Table(planner(), LinearDynamics(), len(states)), {}
 
     def seat(i):
         generator = torch.Generator().manual_seed(i)
-        plans[i] = table.plan(i, Observation(0.5, np.array(states[i])), committed[i], generator)
+        plans[i] = table.plan(i, *seen(states[i]), committed[i], generator)
         table.leave()
 
     threads = [threading.Thread(target=seat, args=(i,), daemon=True) for i in range(len(states))]
@@ -46,8 +53,6 @@ def together(states, committed):
 
 
 def alone(i, state, committed):
-    from agents.mpc import MpcAgent
-
     agent = MpcAgent(planner(), LinearDynamics(), SPEC.dt_s, 1)
     agent.generator.manual_seed(i)
     return agent.plan(Observation(0.5, np.array(state)), committed)
@@ -65,11 +70,11 @@ def test_each_gets_the_plan_it_would_have_made_alone(ahead):
 
 
 def test_those_who_stay_go_on_when_one_leaves():
-    table, done = Table(planner(), 1, 2), []
+    table, done = Table(planner(), LinearDynamics(), 2), []
 
     def stays():
         generator = torch.Generator().manual_seed(0)
-        done.append(table.plan(0, Observation(0.0, np.zeros(2)), np.zeros((0, 1)), generator))
+        done.append(table.plan(0, *seen([0.0, 0.0]), np.zeros((0, 1)), generator))
 
     thread = threading.Thread(target=stays, daemon=True)
     thread.start()

@@ -19,9 +19,11 @@ from world_models.diffusion import DiffusionConfig
 from world_models.dynamics import DiffusionDynamics
 from world_models.normaliser import Normaliser
 from world_models.proposal import DiffusionProposal
+from world_models.step import StepConfig, StepModel
 from world_models.value import ValueConfig, ValueEnsemble
 
 FORMAT = 1
+PARTS = ("proposal", "dynamics", "step", "value")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -98,12 +100,14 @@ def build_part(card: Mapping[str, Any]) -> nn.Module:
     state, action = blank((size.state,)), blank((size.action,))
     if part == "value":
         return ValueEnsemble(ValueConfig(**card["value"]), state, blank((1,)))
+    if part == "step":
+        return StepModel(StepConfig(**card["step"]), state, action, blank((size.state,)))
     net, diff = DenoiserConfig(**card["denoiser"]), DiffusionConfig(**card["diffusion"])
     if part == "proposal":
         return DiffusionProposal(net, diff, size.horizon, state, action)
     if part == "dynamics":
         return DiffusionDynamics(net, diff, state, action, blank((size.horizon, size.state)))
-    raise ValueError(f"no part named {part!r}; choose from ['dynamics', 'proposal', 'value']")
+    raise ValueError(f"no part named {part!r}; choose from {sorted(PARTS)}")
 
 
 def load_part(folder: Path, part: str) -> nn.Module:
@@ -115,17 +119,18 @@ def load_part(folder: Path, part: str) -> nn.Module:
 
 @dataclass(frozen=True)
 class WorldModel:
-    """The three parts that a planner is composed of."""
+    """What would I do, what would then happen, in a while and at once, and how good would that be?"""
 
     proposal: DiffusionProposal
     dynamics: DiffusionDynamics
+    step: StepModel
     value: ValueEnsemble
     card: Mapping[str, Any]
 
 
 def load_model(folder: Path) -> WorldModel:
     """Return the parts in `folder`. Raises ValueError, in one line, for whatever is missing or does not fit."""
-    parts = {part: load_part(folder, part) for part in ("proposal", "dynamics", "value")}
+    parts = {part: load_part(folder, part) for part in PARTS}
     return WorldModel(**parts, card={part: read_card(folder, part) for part in parts})  # pyright: ignore
 
 

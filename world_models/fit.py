@@ -18,6 +18,7 @@ from world_models.diffusion import DiffusionConfig
 from world_models.dynamics import DiffusionDynamics
 from world_models.normaliser import Normaliser
 from world_models.proposal import DiffusionProposal
+from world_models.step import StepConfig, StepModel
 from world_models.training import Loss, TrainConfig
 from world_models.value import ValueConfig, ValueEnsemble
 
@@ -36,6 +37,15 @@ class DiffusionPart:
 
 
 @dataclass(frozen=True)
+class StepPart:
+    """The one-step model, its training and the data sets it learns from."""
+
+    step: StepConfig = field(default_factory=StepConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ValuePart:
     """The value ensemble, its training and the data sets it learns from."""
 
@@ -51,6 +61,7 @@ class ModelConfig:
     robot: str
     proposal: DiffusionPart
     dynamics: DiffusionPart
+    step: StepPart
     value: ValuePart
     horizon: int = 32
     """Control steps that proposal and dynamics look ahead."""
@@ -165,6 +176,40 @@ def measure_dynamics(model: DiffusionDynamics, held: EpisodeData, horizon: int, 
     return {f"error_at_{h}": float(share_H[h - 1]) for h in (1, 4, 8, 16, horizon)}
 
 
+def step_task(cfg: ModelConfig, folder: Path) -> Task:
+    """Return the one-step model and its losses; finishing it measures its error, in shares of the state and of its own scale."""
+    part = cfg.step
+    data = load(part.data, folder)
+    train, held = data.split(part.train.heldout_share, part.train.seed)
+    state, action = (Normaliser.fit(torch.from_numpy(x)) for x in (train.state_NO, train.action_NA))
+    model = StepModel(part.step, state, action, Normaliser.fit(torch.from_numpy(train.next_state_NO - train.state_NO)))
+    both = np.stack([train.state_NO, train.next_state_NO])
+    model.low, model.high = torch.from_numpy(both.min((0, 1))), torch.from_numpy(both.max((0, 1)))
+
+    fresh, unseen = batches(train, part.train.batch, 2), batches(held, part.train.batch, 2)
+
+    def loss(model: nn.Module, step: int, generator: Generator) -> Tensor:
+        return model.loss(*fresh(generator), generator).mean()  # pyright: ignore
+
+    def heldout(model: nn.Module, step: int, generator: Generator) -> Tensor:
+        return model.crps(*unseen(generator)).mean()  # pyright: ignore  (the loss is weighted by its own scale: no yardstick)
+
+    def finish(model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, StepModel)
+        windows = batches(held, 20_000, 2)(Generator().manual_seed(1))
+        with torch.no_grad():
+            error_NO, _ = model.residuals(*windows)
+        share = float((error_NO * model.change.std / model.state.std).square().mean())
+        return {
+            "error_at_1": share,
+            "error": float(error_NO.square().mean()),
+            "crps": float(model.crps(*windows).mean()),
+        }
+
+    card = base_card(cfg, "step", data, part.data) | describe(step=part.step, train=part.train)
+    return Task(model, loss, heldout, card, finish)
+
+
 def value_rows(data: EpisodeData, cfg: ValueConfig) -> tuple[Tensor, Tensor]:
     """Return states and their discounted return-to-go, without the last steps before a time limit."""
     returns_N = data.returns_to_go(cfg.discount, cfg.fall_penalty)
@@ -207,4 +252,4 @@ def replay_windows(cfg: ModelConfig, folder: Path, count: int = 512) -> dict[str
     return {"states": torch.from_numpy(states), "actions": torch.from_numpy(actions)}
 
 
-TASKS = {"proposal": proposal_task, "dynamics": dynamics_task, "value": value_task}
+TASKS = {"proposal": proposal_task, "dynamics": dynamics_task, "step": step_task, "value": value_task}
