@@ -46,7 +46,9 @@ class LearnedConfig:
     warm: bool = False
     """Whether the last plan, shifted, joins the candidates."""
     bf16: bool = True
-    surprise: SurpriseConfig = field(default_factory=SurpriseConfig)
+    surprise: SurpriseConfig = field(
+        default_factory=lambda: SurpriseConfig(drift=1.0, floor=0.1, start_updates=80, settle=500, refractory=250)
+    )
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
 
     def __post_init__(self) -> None:

@@ -6,8 +6,7 @@ import json
 import multiprocessing
 import sys
 import tempfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.mpc import MpcAgent
 from benchmarks.common import (
     QUICK_RESULTS,
     Options,
@@ -28,14 +28,30 @@ from benchmarks.common import (
 )
 from configs.presets import PRESETS
 from deploy.config import RunConfig
+from deploy.watch import TOGETHER, made_with
 
 START = "@12"
+REPAIRED_S = 100.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault, and when its runs end."""
+
+    faults: tuple[str, ...]
+    adapted_episodes: int = 12
+    max_s: float = 200.0
+
+
 LEFT_LEG = ("thigh_left_joint", "leg_left_joint", "foot_left_joint")
-CASES: dict[str, tuple[str, ...]] = {
-    "left ankle limited to 0.5": (f"actuator_limit:foot_left_joint:0.5{START}",),
-    "all friction x 0.1": (f"friction:all:0.1{START}",),
-    "left leg's gain x 0.6": tuple(f"actuator_gain:{joint}:0.6{START}" for joint in LEFT_LEG),
-    "actions 2 steps late": (f"action_delay:all:2{START}",),
+ANKLE = f"actuator_limit:foot_left_joint:0.5{START}"
+CASES = {
+    "left ankle limited to 0.5": Case((ANKLE,)),
+    "all friction x 0.1": Case((f"friction:all:0.1{START}",)),
+    "left leg's gain x 0.6": Case(tuple(f"actuator_gain:{joint}:0.6{START}" for joint in LEFT_LEG)),
+    "actions 2 steps late": Case((f"action_delay:all:2{START}",)),
+    "one push, the body stays as it was": Case((f"push:torso:400{START}",)),
+    "left ankle, repaired": Case((f"{ANKLE}-{REPAIRED_S:g}",), adapted_episodes=1000, max_s=REPAIRED_S + 40),
 }
 MAIN = next(iter(CASES))
 PLAN_LATENCY_S, ADAPT_LATENCY_S = 0.024, 20.0
@@ -52,65 +68,66 @@ class AdaptationOptions(Options):
     workers: int = 2
 
 
-def config(faults: tuple[str, ...], seed: int, adapt: bool) -> RunConfig:
+def config(name: str, seed: int, adapt: bool) -> RunConfig:
     """Return one arm's config: the preset of `make run` with an earlier fault and given latencies."""
-    base = PRESETS["walker-broken-ankle"][1]
+    base, case = PRESETS["walker-broken-ankle"][1], CASES[name]
     return replace(
         base,
-        faults=faults,
+        faults=case.faults,
         seed=seed,
         adapt=adapt,
         control_arm=False,
         plan_latency_s=PLAN_LATENCY_S,
         adapt_latency_s=ADAPT_LATENCY_S,
-        adapted_episodes=12,
-        max_episodes=40,
-        max_s=200.0,
+        adapted_episodes=case.adapted_episodes,
+        max_episodes=1000,
+        max_s=case.max_s,
     )
 
 
-def arm(cfg: RunConfig, episodes: int | None) -> Any:
-    """Return the history of one arm: to its own end, or for so many episodes."""
+def adapting(job: tuple[str, int]) -> dict[str, Any]:
+    """Return what the robot that adapts shows with one seed."""
     import torch
 
     from deploy.arms import build, finished, open_session
     from deploy.interrupt import Interrupts
 
     torch.set_num_threads(1)
+    case, seed = job
+    cfg = config(case, seed, True)
     with tempfile.TemporaryDirectory(prefix="surefoot-") as folder:
         session = open_session(cfg, build(cfg), Path(folder), Interrupts())
-        session.run(lambda e: e < episodes if episodes is not None else not finished(session, cfg, e))
+        session.run(lambda e: not finished(session, cfg, e))
         session.log.close()
-    return session.history
-
-
-def pair(case: str, seed: int) -> dict[str, Any]:
-    """Return what one seed shows: the robot that adapts and the same robot that does not."""
-    own = arm(config(CASES[case], seed, True), None)
-    # a control arm that falls sooner needs less time: its clock must not end it before the same episodes are done
-    control = arm(replace(config(CASES[case], seed, False), max_s=1e6), len(own.episodes))
+    own = session.history
     adapted, partial_phase = own.episodes_in("adapted")
-    wanted = {e.episode for e in adapted}
-    broken, _ = own.episodes_in("broken")
-    healthy, _ = own.episodes_in("healthy")
-    fault_s = float(own.fault_s)
+    broken, healthy = own.episodes_in("broken")[0], own.episodes_in("healthy")[0]
+    fault_s = float(own.fault_s)  # pyright: ignore[reportArgumentType]
     after = [r.t_s - fault_s for _, r in own.alarms if r.t_s >= fault_s]
     return {
-        "case": case,
-        "seed": seed,
-        "adapted": mean([e.episode_return for e in adapted]) if not partial_phase else None,
-        "control": mean([e.episode_return for e in control.episodes if e.episode in wanted])
-        if not partial_phase
-        else None,
+        "episodes": len(own.episodes),
+        "adapted": [] if partial_phase else [(e.episode, e.episode_return) for e in adapted],
         "broken": mean([e.episode_return for e in broken]),
         "healthy": mean([e.episode_return for e in healthy]),
-        "adapted_episodes": len(adapted),
         "delay_s": min(after) if after else None,
         "early_alarms": sum(r.t_s < fault_s for _, r in own.alarms),
         "healthy_episodes": len(healthy),
         "reports": [{"part": a.part, "accepted": a.accepted, "reason": a.reason} for a in own.adaptations],
-        "rolled_back": sum(s.reason.startswith("rolled back") for s in own.swaps),
+        "swaps": [(s.t_s - fault_s, s.model, s.reason) for s in own.swaps],
     }
+
+
+def controls(jobs: Sequence[tuple[str, int, int]]) -> list[list[float]]:
+    """Return the episode returns of the robots that do not adapt, each (case, seed, episodes); they plan in one batch."""
+    from deploy.watch import session_of, together
+
+    def lived(cfg: RunConfig, episodes: int, agent: MpcAgent) -> list[float]:
+        session = session_of(cfg, agent, lambda _: lambda episode: episode < episodes, 0)
+        return [e.episode_return for e in session.history.episodes]
+
+    # a robot that falls sooner needs less time: its clock must not end it before the same episodes are done
+    cfgs = [replace(config(case, seed, False), max_s=1e6) for case, seed, _ in jobs]
+    return together(cfgs[0], [partial(lived, cfg, n) for cfg, (_, _, n) in zip(cfgs, jobs, strict=True)])
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -118,28 +135,41 @@ def mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def one(job: tuple[str, int]) -> dict[str, Any]:
-    """Return a pair, from disk if it was measured before."""
-    case, seed = job
-    made_with = zlib.crc32(repr(config(CASES[case], seed, True)).encode())
-    path = QUICK_RESULTS / "adaptation" / f"{case.replace(' ', '-')}-{seed}-{made_with:08x}.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    row = pair(case, seed)
+def path_of(case: str, seed: int, arm: str) -> Path:
+    """Where an arm is kept, so that an interrupted benchmark goes on where it was."""
+    mark = made_with(config(case, seed, True), judged=True)
+    return QUICK_RESULTS / "adaptation" / f"{case.replace(' ', '-')}-{seed}-{arm}-{mark:08x}.json"
+
+
+def keep(path: Path, value: Any) -> None:
+    """Write JSON through a temporary name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(row))
+    part.write_text(json.dumps(value))
     part.rename(path)
-    return row
 
 
-def run(jobs: Sequence[tuple[str, int]], workers: int) -> Iterator[dict[str, Any]]:
-    """Yield the pairs in order."""
-    if workers == 1:
-        yield from map(one, jobs)
-        return
+def run(jobs: Sequence[tuple[str, int]], workers: int) -> list[dict[str, Any]]:
+    """Return the pairs in order: first the arms that adapt, then their controls, for as many episodes."""
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap(partial(one), jobs)
+        missing = [job for job in jobs if not path_of(*job, "own").exists()]
+        for job, row in zip(missing, pool.imap(adapting, missing), strict=True):
+            keep(path_of(*job, "own"), row)
+            print(f"{job[0]}, seed {job[1]}: alarm after {row['delay_s']} s", file=sys.stderr)
+        own = {job: json.loads(path_of(*job, "own").read_text()) for job in jobs}
+        left = [(*job, own[job]["episodes"]) for job in jobs if not path_of(*job, "control").exists()]
+        groups = [left[i : i + TOGETHER] for i in range(0, len(left), TOGETHER)]
+        for group, found in zip(groups, pool.imap(controls, groups), strict=True):
+            for (case, seed, _), returns in zip(group, found, strict=True):
+                keep(path_of(case, seed, "control"), returns)
+    return [paired(job, own[job], json.loads(path_of(*job, "control").read_text())) for job in jobs]
+
+
+def paired(job: tuple[str, int], own: dict[str, Any], control: Sequence[float]) -> dict[str, Any]:
+    """Return both arms of a seed, over the episodes that began after the adaptation."""
+    adapted = mean([found for _, found in own["adapted"]])
+    same = mean([control[episode] for episode, _ in own["adapted"]])
+    return own | {"case": job[0], "seed": job[1], "adapted": adapted, "control": same}
 
 
 def row_of(case: str, found: Sequence[dict[str, Any]]) -> tuple[Any, ...]:
@@ -161,7 +191,7 @@ def measure(options: AdaptationOptions) -> Result:
     many, few = (2, 0) if options.quick else (options.seeds, options.other_seeds)
     seeds = {case: range(options.seed, options.seed + (many if case == MAIN else few)) for case in CASES}
     jobs = [(case, seed) for case, numbers in seeds.items() for seed in numbers]
-    found = list(run(jobs, options.workers))
+    found = run(jobs, options.workers)
     by_case = {case: [r for r in found if r["case"] == case] for case in CASES}
     rows = [row_of(case, rows) for case, rows in by_case.items() if rows]
     ankle = by_case[MAIN]
@@ -189,11 +219,14 @@ def measure(options: AdaptationOptions) -> Result:
         "hi",
     )
     reasons = tuple((r["case"], r["seed"], a["part"], a["accepted"], a["reason"]) for r in found for a in r["reports"])
+    swaps = tuple((r["case"], r["seed"], *swap) for r in found for swap in r["swaps"])
     tables = (
         Table("mean return per episode; gain = adapted - control, paired by seed", columns, tuple(rows)),
         Table("what the gate said", ("fault", "seed", "part", "accepted", "reason"), reasons),
+        Table("models that came into use", ("fault", "seed", "s after the fault", "model", "reason"), swaps),
     )
     notes = (
+        f"The ankle that is repaired is so after {REPAIRED_S - 12:g} s.",
         f"Plan latency {PLAN_LATENCY_S} s and adaptation {ADAPT_LATENCY_S} s of simulated time, the same in every pair.",
     )
     claim = (

@@ -38,14 +38,19 @@ class TrainArgs:
     """Folder for resumable state."""
     steps: int | None = None
     """Fewer or more optimiser steps than the preset's."""
+    skip_missing: bool = False
+    """Learn from the data sets that are there: the first pass, before the planner itself could act."""
     threads: int = 2
 
 
-def with_steps(cfg: ModelConfig, part: Part, steps: int | None) -> tuple[ModelConfig, TrainConfig]:
-    """Return the config with the number of steps that was asked for, and the part's training."""
+def part_config(args: TrainArgs, part: Part) -> tuple[ModelConfig, TrainConfig]:
+    """Return the preset's config with what was asked for changed, and the part's training."""
+    cfg = MODELS[args.preset]
     own = getattr(cfg, part)
-    if steps is not None:
-        own = replace(own, train=replace(own.train, steps=steps))
+    if args.steps is not None:
+        own = replace(own, train=replace(own.train, steps=args.steps))
+    if args.skip_missing:
+        own = replace(own, data=tuple(name for name in own.data if (args.data / name).is_dir()) or own.data)
     return replace(cfg, **{part: own}), own.train
 
 
@@ -72,7 +77,7 @@ def train_all(args: TrainArgs, console: Console) -> None:
     torch.set_num_threads(args.threads)
     out = args.out or Path("checkpoints") / args.preset
     for part in args.parts:
-        cfg, training = with_steps(MODELS[args.preset], part, args.steps)
+        cfg, training = part_config(args, part)
         torch.manual_seed(training.seed)
         task = TASKS[part](cfg, args.data)
         run = Run(task.model, training, args.work / args.preset / part)

@@ -9,7 +9,7 @@ import multiprocessing
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,9 +23,12 @@ import torch
 from agents.mpc import MpcAgent, look_ahead
 from envs.episodes import Episode, Spool
 from envs.types import Belief
+from world_models.checkpoint import PARTS
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
+    from deploy.history import History
+    from deploy.session import Session
     from envs.types import Observation
     from planners.base import Dynamics
     from planners.search import SearchPlanner
@@ -35,17 +38,19 @@ TOGETHER = 8
 """Sessions side by side in one process."""
 
 
-def made_with(cfg: RunConfig) -> int:
-    """Return a checksum of what episodes depend on: everything but how surprise is judged and answered."""
+def made_with(cfg: RunConfig, judged: bool = False) -> int:
+    """Return a checksum of what episodes depend on, weights included; how surprise is judged and answered only if `judged`."""
     from agents.learned import LearnedConfig
 
+    if not isinstance(cfg.agent, LearnedConfig):
+        return zlib.crc32(repr(cfg).encode())
     plain = LearnedConfig()
-    agent = (
-        replace(cfg.agent, surprise=plain.surprise, adapt=plain.adapt)
-        if isinstance(cfg.agent, LearnedConfig)
-        else cfg.agent
-    )
-    return zlib.crc32(repr(replace(cfg, agent=agent)).encode())
+    agent = cfg.agent if judged else replace(cfg.agent, surprise=plain.surprise, adapt=plain.adapt)
+    total = zlib.crc32(repr(replace(cfg, agent=agent)).encode())
+    files = [cfg.agent.folder / f"{part}.safetensors" for part in PARTS]
+    for path in [*files, cfg.agent.folder / "surprise.json"][: None if judged else len(files)]:
+        total = zlib.crc32(path.read_bytes(), total)
+    return total
 
 
 class Table:
@@ -111,8 +116,8 @@ class Guest(MpcAgent):
         return self._table.plan(self._seat, observation, self.belief(observation), committed_KA, self.generator)
 
 
-def watch_together(cfg: RunConfig, numbers: Sequence[int]) -> list[Episode]:
-    """Return a few episodes; each depends on the config and its number alone. Raises what a session raised."""
+def together[T](cfg: RunConfig, runs: Sequence[Callable[[MpcAgent], T]]) -> list[T]:
+    """Return what each run makes of an agent of its own; `cfg` names the model and the goal. Raises what a run raised."""
     from agents.learned import LearnedConfig, planner_of
     from envs.robots import robot_spec
     from world_models.checkpoint import load_model
@@ -122,20 +127,27 @@ def watch_together(cfg: RunConfig, numbers: Sequence[int]) -> list[Episode]:
         raise ValueError(f"preset {cfg.preset!r} has no learned model to watch")
     spec, model = robot_spec(cfg.robot, cfg.version), load_model(cfg.agent.folder)
     planner = planner_of(cfg.agent, spec, model, cfg.objective, adapted=False)
-    table = Table(planner, model.step, len(numbers))
-    with ThreadPoolExecutor(len(numbers)) as pool:
+    table = Table(planner, model.step, len(runs))
 
-        def seat(index: int) -> Episode:
-            try:
-                return live(cfg, Guest(table, index, planner, model.step), numbers[index])
-            finally:
-                table.leave()
+    def seat(index: int) -> T:
+        try:
+            return runs[index](Guest(table, index, planner, model.step))
+        finally:
+            table.leave()
 
-        return [made.result() for made in [pool.submit(seat, i) for i in range(len(numbers))]]
+    with ThreadPoolExecutor(len(runs)) as pool:
+        return [made.result() for made in [pool.submit(seat, index) for index in range(len(runs))]]
 
 
-def live(cfg: RunConfig, agent: MpcAgent, number: int) -> Episode:
-    """Return one episode on a clock of its own, which starts at 0."""
+def watch_together(cfg: RunConfig, numbers: Sequence[int]) -> list[Episode]:
+    """Return a few episodes; each depends on the config and its number alone."""
+    return together(cfg, [partial(live, cfg, number) for number in numbers])
+
+
+def session_of(
+    cfg: RunConfig, agent: MpcAgent, may_start: Callable[[History], Callable[[int], bool]], first: int
+) -> Session:
+    """Return a session that has run, from episode `first` on, and whose log is not kept."""
     from deploy.interrupt import Interrupts
     from deploy.robots.sim import make_robot
     from deploy.session import Session
@@ -145,8 +157,14 @@ def live(cfg: RunConfig, agent: MpcAgent, number: int) -> Episode:
     with tempfile.TemporaryDirectory(prefix="surefoot-") as folder:
         log = Log(Path(folder), Interrupts().shield)
         session = Session(cfg, robot, agent, log, fault_s)
-        session.run(lambda _: not session.history.episodes, first=number)
+        session.run(may_start(session.history), first=first)
         log.close()
+    return session
+
+
+def live(cfg: RunConfig, number: int, agent: MpcAgent) -> Episode:
+    """Return one episode on a clock of its own, which starts at 0."""
+    session = session_of(cfg, agent, lambda history: lambda _: not history.episodes, number)
     (done,) = session.history.episodes
     assert session.view.observation is not None
     return Episode(

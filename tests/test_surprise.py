@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.surprise import (
+    CAP,
     Calibration,
     SurpriseConfig,
     SurpriseState,
@@ -84,6 +85,13 @@ def test_a_constant_shift_below_the_slack_never_accumulates_and_above_it_always_
     state = SurpriseState(last=0.0, index=10)
     assert not any(fold([error_at(0.45)] * 2000, state)[1])
     assert any(fold([error_at(0.55)] * 2000, state)[1])
+
+
+def test_one_extreme_step_is_a_spike_and_adds_no_more_to_the_drift_than_a_large_one():
+    state = SurpriseState(index=10)
+    after, score = advance(state, error_at(50.0), CALIBRATION, CFG)
+    assert after.drift <= CAP
+    assert score == pytest.approx(50.0 / CALIBRATION.spike_limit)
 
 
 def test_location_of_the_first_updates_is_their_own():
