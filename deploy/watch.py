@@ -40,12 +40,13 @@ TOGETHER = 8
 
 def made_with(cfg: RunConfig, judged: bool = False) -> int:
     """Return a checksum of what episodes depend on, weights included; how surprise is judged and answered only if `judged`."""
+    from agents.adaptive import AdaptConfig
     from agents.learned import LearnedConfig
+    from agents.surprise import SurpriseConfig
 
     if not isinstance(cfg.agent, LearnedConfig):
         return zlib.crc32(repr(cfg).encode())
-    plain = LearnedConfig()
-    agent = cfg.agent if judged else replace(cfg.agent, surprise=plain.surprise, adapt=plain.adapt)
+    agent = cfg.agent if judged else replace(cfg.agent, surprise=SurpriseConfig(), adapt=AdaptConfig())
     total = zlib.crc32(repr(replace(cfg, agent=agent)).encode())
     files = [cfg.agent.folder / f"{part}.safetensors" for part in PARTS]
     for path in [*files, cfg.agent.folder / "surprise.json"][: None if judged else len(files)]:
