@@ -29,7 +29,7 @@ from agents.adaptation import (
     adapt_step,
     adapt_value,
 )
-from agents.monitor import WINDOW, step_error
+from agents.monitor import WINDOW, evidence, step_error
 from agents.mpc import MpcAgent
 from agents.surprise import Calibration, SurpriseConfig
 from agents.types import AdaptationReport, AgentEvent, ModelSwap, SurpriseReading
@@ -55,7 +55,7 @@ class AdaptConfig:
     """... or so many control steps of at least four episodes, for a body that does not fall."""
     rounds: int = 2
     dynamics: FitConfig = field(default_factory=lambda: FitConfig(steps=200, learning_rate=1e-3, rank=8))
-    step: FitConfig = field(default_factory=lambda: FitConfig(steps=400, batch=512, learning_rate=5e-4))
+    step: FitConfig = field(default_factory=lambda: FitConfig(150, 512, 2e-3, rank=4, replay_share=0.5))
     value: FitConfig = field(default_factory=lambda: FitConfig(steps=400))
     proposal: FitConfig = field(default_factory=lambda: FitConfig(steps=150, learning_rate=2e-4, replay_share=0.3))
     margin: float = 0.02
@@ -64,9 +64,9 @@ class AdaptConfig:
     """Chance to roll back an adaptation that changed nothing, at each look."""
     trial_episodes: int = 8
     """Episodes with the new model before its return is judged."""
-    recall_slack: float = 0.3
-    recall_level: float = 20.0
-    """CUSUM on log(error of the model in use / error of the original): the old body is back at this level."""
+    recall_slack: float = 0.05
+    recall_level: float = 60.0
+    """CUSUM on the log-likelihood ratio of the original one-step model to the one in use: the old body is back at this level."""
 
     def __post_init__(self) -> None:
         if self.play_episodes < 3:
@@ -179,7 +179,7 @@ class AdaptiveAgent:
         self.state, reading = surprise.read(self.state, after.t_s, error, self.calibration, self.surprise_cfg)
         events: list[AgentEvent] = [reading]
         if self.model is not self.original:
-            events += self.watch_old_body(error, step_error(self.original.step, *window))
+            events += self.watch_old_body(evidence(self.model.step, self.original.step, *window))
         if reading.alarm:
             self.on_alarm(reading)
         return events
@@ -196,10 +196,10 @@ class AdaptiveAgent:
             self.play, self.trial = [], []
             self._record_from, self._whole = max(0, len(self._actions) - WINDOW), False
 
-    def watch_old_body(self, error: float, base: float) -> list[AgentEvent]:
-        """Return a swap back when the original model predicts better again, for long enough (a CUSUM)."""
-        ratio = math.log(error + 1e-6) - math.log(base + 1e-6) if math.isfinite(error + base) else 0.0
-        self.recall = max(0.0, self.recall + min(max(ratio, -1.0), 1.0) - self.cfg.recall_slack)
+    def watch_old_body(self, evidence: float) -> list[AgentEvent]:
+        """Return a swap back when the original model explains what happens better again, for long enough (a CUSUM)."""
+        gain = min(max(evidence, -1.0), 1.0) if math.isfinite(evidence) else 0.0
+        self.recall = max(0.0, self.recall + gain - self.cfg.recall_slack)
         if self.recall < self.cfg.recall_level or self.stage == "fit":
             return []
         self.stage = "watch"

@@ -24,6 +24,12 @@ def step_error(step: StepModel, states_TO: np.ndarray, actions_TA: np.ndarray) -
     return float(step.errors(states, actions)[0])
 
 
+def evidence(used: StepModel, other: StepModel, states_TO: np.ndarray, actions_TA: np.ndarray) -> float:
+    """Return by how much `other` explains the last state better than `used`: the log of their likelihood ratio, per column."""
+    states, actions = (torch.from_numpy(x.astype(np.float32))[None] for x in (states_TO, actions_TA))
+    return float(used.nll(states, actions)[0] - other.nll(states, actions)[0])
+
+
 def episode_errors(step: StepModel, state_TO: np.ndarray, action_TA: np.ndarray) -> np.ndarray:
     """Return the errors of a whole episode in the order of its updates, (T - 1,), from T + 1 states and T actions."""
     starts = np.arange(max(0, len(action_TA) - WINDOW + 1))[:, None]

@@ -189,7 +189,7 @@ def test_a_model_that_does_better_is_kept():
 
 def test_the_original_model_returns_when_it_predicts_better_for_long_enough():
     it = adapted()
-    swaps = [it.watch_old_body(1.0, 0.1) for _ in range(40)]
+    swaps = [it.watch_old_body(0.9) for _ in range(80)]
     (swap,) = [e for found in swaps for e in found]
     assert swap.reason == "the old body is back"
     assert it.model is it.original
@@ -197,7 +197,8 @@ def test_the_original_model_returns_when_it_predicts_better_for_long_enough():
 
 def test_the_original_model_stays_away_while_it_predicts_worse():
     it = adapted()
-    assert not [e for _ in range(200) for e in it.watch_old_body(0.5, 1.0)]
+    assert not [e for _ in range(500) for e in it.watch_old_body(-0.5)]
+    assert not [e for _ in range(500) for e in it.watch_old_body(float("nan"))]
 
 
 def test_a_swap_makes_the_threshold_provisional_and_going_back_does_not():

@@ -1,12 +1,13 @@
 """The one-step model: exact on a system it can know, honest about what it cannot, and the same alone and in a row."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import Generator
 
-from agents.monitor import episode_errors, step_error
+from agents.monitor import episode_errors, evidence, step_error
 from envs.types import Belief
 from world_models.checkpoint import blank, load_part, save_part
 from world_models.normaliser import Normaliser
@@ -65,6 +66,15 @@ def test_the_error_is_about_one_where_the_model_is_right_and_large_for_another_b
     wrong = trained.errors(weak, actions)
     assert float(wrong.median()) > 3 * float(right.median())
     assert float(wrong.max()) <= OUTLIER**2
+
+
+def test_what_happens_is_evidence_for_the_model_that_explains_it(trained):
+    other = copy.deepcopy(trained)
+    other.net[-1].bias.data[0] += 0.5
+    states, actions = (x.numpy() for x in data(n=200, seed=1))
+    found = [evidence(other, trained, s, a) for s, a in zip(states, actions, strict=True)]
+    assert sum(found) / len(found) > 0.3
+    assert evidence(trained, trained, states[0], actions[0]) == 0.0
 
 
 def test_without_its_past_it_predicts_worse_but_it_predicts(trained):

@@ -95,6 +95,12 @@ class StepModel(nn.Module):
         return (error_NO * torch.exp(-log_NO)).clamp(-OUTLIER, OUTLIER).square().mean(1)
 
     @torch.inference_mode()
+    def nll(self, states_N3O: Tensor, actions_N2A: Tensor) -> Tensor:
+        """Return the negative log-likelihood of the third state, mean over columns, without its constant, (N,)."""
+        error_NO, log_NO = self.residuals(states_N3O, actions_N2A)
+        return (0.5 * (error_NO * torch.exp(-log_NO)).clamp(-OUTLIER, OUTLIER).square() + log_NO).mean(1)
+
+    @torch.inference_mode()
     def crps(self, states_N3O: Tensor, actions_N2A: Tensor) -> Tensor:
         """Return the continuous ranked probability score, mean over columns at unit scale, (N,); lower is better.
 
