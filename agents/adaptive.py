@@ -71,8 +71,8 @@ class AdaptConfig:
     def __post_init__(self) -> None:
         if self.play_episodes < 3:
             raise ValueError(f"play_episodes must be >= 3 (one of three is held out), got {self.play_episodes}")
-        if "dynamics" not in self.parts and self.enabled:
-            raise ValueError(f"parts must include 'dynamics', got {self.parts}")
+        if self.enabled and not {"dynamics", "step"} <= set(self.parts):
+            raise ValueError(f"parts must include 'dynamics' and 'step', got {self.parts}")
 
 
 KEPT = 60
@@ -177,16 +177,12 @@ class AdaptiveAgent:
         window = np.stack(self._states[-WINDOW - 1 :]), np.stack(self._actions[-WINDOW:])
         error = step_error(self.model.step, *window)
         self.state, reading = surprise.read(self.state, after.t_s, error, self.calibration, self.surprise_cfg)
-        events: list[AgentEvent] = [reading]
+        swapped: list[AgentEvent] = []
         if self.model is not self.original:
-            events += self.watch_old_body(evidence(self.model.step, self.original.step, *window))
-        if reading.alarm:
+            swapped = self.watch_old_body(evidence(self.model.step, self.original.step, *window))
+        if reading.alarm and not swapped:
             self.on_alarm(reading)
-        return events
-
-    def lived(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the episode so far: states (T + 1, O) and the actions sent (T, A)."""
-        return np.stack(self._states), np.stack(self._actions)
+        return [reading, *swapped]
 
     def on_alarm(self, reading: SurpriseReading) -> None:
         """Start to collect, from the prediction that raised the alarm on."""
@@ -196,9 +192,12 @@ class AdaptiveAgent:
             self.play, self.trial = [], []
             self._record_from, self._whole = max(0, len(self._actions) - WINDOW), False
 
-    def watch_old_body(self, evidence: float) -> list[AgentEvent]:
-        """Return a swap back when the original model explains what happens better again, for long enough (a CUSUM)."""
-        gain = min(max(evidence, -1.0), 1.0) if math.isfinite(evidence) else 0.0
+    def watch_old_body(self, gain: float) -> list[AgentEvent]:
+        """Return a swap back when the original model explains what happens better again, for long enough (a CUSUM).
+
+        Only a one-step model that was adapted can tell: one that was refused is the original itself, and the swap never comes.
+        """
+        gain = min(max(gain, -1.0), 1.0) if math.isfinite(gain) else 0.0
         self.recall = max(0.0, self.recall + gain - self.cfg.recall_slack)
         if self.recall < self.cfg.recall_level or self.stage == "fit":
             return []

@@ -73,7 +73,7 @@ def episodes_needed(rate: float) -> int:
 
 
 def calibrate(errors: Sequence[np.ndarray], cfg: SurpriseConfig) -> Calibration:
-    """Return the calibration of whole healthy episodes, each a (T,) array of lag-normalised errors, T >= 2.
+    """Return the calibration of whole healthy episodes, each a (T,) array of errors, T >= 2.
 
     Episodes must come from the same policy, goal and lengths as those the monitor will watch, uncut at both ends.
     Raises ValueError if there are too few for `cfg.false_alarm_rate`, or one is empty, not 1-D, negative or not finite.

@@ -43,7 +43,7 @@ class SurpriseConfig:
     floor: float = 1e-6
     """Added to the error before the logarithm."""
     whiten: bool = True
-    """Whether AR(1) dependence is taken out first. Not for an error that is itself an average: whitening undoes averaging."""
+    """Whether AR(1) dependence is taken out first."""
     start_updates: int = 50
     """Updates at the beginning of an episode with a location of their own: a standing start is not a steady walk."""
 
@@ -196,7 +196,7 @@ def update(
 ) -> tuple[SurpriseState, float, bool]:
     """Fold in one error: return the next state, the score and whether this update raises an alarm.
 
-    `error` is the lag-normalised prediction error of the model in use, >= 0. One that is not finite scores inf, is
+    `error` is the prediction error of the model in use, >= 0. One that is not finite scores inf, is
     counted in `state.nonfinite` and alarms (again after each refractory time, for as long as it lasts). Never raises
     once `start` has accepted the calibration.
     """

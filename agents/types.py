@@ -10,7 +10,7 @@ class SurpriseReading:
     """One update of the surprise monitor; `score` >= `threshold` raises the alarm."""
 
     t_s: float
-    error: float  # lag-normalised prediction error of the model in use; about 1 on a healthy robot
+    error: float  # prediction error of the model in use, in the scales it predicts; about 1 on a healthy robot
     score: float  # the larger of the spike and the drift statistic, each in units of its own limit
     threshold: float
     provisional: bool  # after a model swap or a change of goal, until enough has been seen

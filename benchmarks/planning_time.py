@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Generator, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.learned import LearnedConfig, planner_of
+from agents.mpc import look_ahead
 from benchmarks.common import Interval, Options, Result, Table, parse, publish, quantiles
 from benchmarks.planning_mppi import compare
 from configs.models import MODELS
@@ -28,9 +30,12 @@ from planners.search import SearchPlanner
 from planners.ssr import Ssr
 from world_models.checkpoint import WorldModel, build_part, describe
 from world_models.fit import ModelConfig
+from world_models.step import StepModel
 
 Precision = Literal["fp32", "bf16", "bf16 compiled"]
 LIMIT_MS = 25.0
+DUE = 3
+"""Actions that are due before the plan takes effect."""
 METHODS = {"ssr": Ssr(), "cem": Cem()}
 
 
@@ -79,25 +84,31 @@ def random_model(cfg: ModelConfig) -> WorldModel:
     return WorldModel(**parts, card={})
 
 
-def planner(case: Case) -> SearchPlanner:
+def planner(case: Case, model: WorldModel) -> SearchPlanner:
     """Return the planner that an agent would search such a model with."""
     cfg = LearnedConfig(samples=case.n, method=METHODS[case.method], bf16=case.precision != "fp32")
-    search = planner_of(cfg, robot_spec(case.config().robot), random_model(case.config()), "", adapted=False)
+    search = planner_of(cfg, robot_spec(case.config().robot), model, "", adapted=False)
     if case.precision == "bf16 compiled":
         for part in (search.proposal, search.dynamics):
             part.net.compile(dynamic=False)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     return search
 
 
-def one_plan(search: SearchPlanner) -> Callable[[], object]:
-    """Return the call that is timed: one plan from a standing robot, beginning with the last plan as its guess."""
+def one_plan(search: SearchPlanner, step: StepModel) -> Callable[[], object]:
+    """Return the call that is timed: a plan as an agent makes it, with a guess, from where the actions already due will lead."""
     spec = robot_spec("walker2d")
-    state_BTD = torch.zeros(1, 1, spec.state_size)
+    state_BTD = torch.zeros(1, 2, spec.state_size)
     state_BTD[..., spec.columns["height"]] = 1.25
-    belief = Belief(state_BTD, torch.zeros(1, 0, spec.action.size))
+    belief = Belief(state_BTD, torch.zeros(1, 1, spec.action.size))
     guess_BHA = torch.zeros(1, search.horizon, spec.action.size)
     generators = [Generator().manual_seed(0)]
-    return lambda: search.plan(belief, 0.0, guess_BHA, generators=generators)
+    committed_BKA = np.zeros((1, DUE, spec.action.size))
+
+    def plan() -> object:
+        then = look_ahead(step, belief, committed_BKA, generators)
+        return search.plan(then, 0.0, guess_BHA, generators=generators)
+
+    return plan
 
 
 # --- arithmetic
@@ -121,7 +132,7 @@ def pass_gflop(net: nn.Module, case: Case, channels: int, cond: int | None) -> f
 def plan_gflop(case: Case) -> float:
     """Return the GFLOP of one plan: passes x candidates x iterations, and the values at the end of them."""
     cfg, model = case.config(), random_model(case.config())
-    state, action = model.dynamics.residual.shape[1], model.proposal.sizes[1]
+    state, action = model.proposal.sizes
     proposal = cfg.proposal.diffusion.sample_steps * pass_gflop(model.proposal.net, case, action, None)
     dynamics = cfg.dynamics.diffusion.sample_steps * pass_gflop(model.dynamics.net, case, state, action)
     values = flop(lambda: model.value(torch.zeros(case.horizon // LearnedConfig().value_every, state))) / 1e9
@@ -145,7 +156,8 @@ class Timing:
 def time_case(case: Case, plans: int) -> Timing:
     """Return the time of one plan over `plans` plans after warm-up; where compiling fails, how it failed."""
     with torch.inference_mode(), torch_threads(case.threads):
-        work = one_plan(planner(case))
+        model = random_model(case.config())
+        work = one_plan(planner(case, model), model.step)
         try:
             durations_s(work, 1, warmup=5 if plans > 5 else 1)
         except RuntimeError as error:  # torch.compile without a working C++ compiler

@@ -113,7 +113,10 @@ def run_own(config: OwnConfig, console: Console) -> str:
     folder = config.out / config.name
     if folder.exists():
         raise FileExistsError(f"{folder} exists: delete it to collect it again")
-    cfg = replace(PRESETS[config.preset][1], adapt=False, control_arm=False, plan_latency_s=config.plan_latency_s)
+    if config.preset not in PRESETS:
+        raise ValueError(f"no preset {config.preset!r}; choose from {', '.join(PRESETS)}")
+    base = PRESETS[config.preset][1]
+    cfg = replace(base, faults=(), adapt=False, control_arm=False, plan_latency_s=config.plan_latency_s)
     spool = config.out / f"{config.name}.spool"
     kept = watch_and_keep(cfg, FIRST, config.episodes, config.workers, spool)
     done = list(track(kept, "episodes", config.episodes, console=console))

@@ -56,7 +56,7 @@ def surprise_plot(history: History) -> bytes | None:
     for n, e in enumerate(history.episodes):
         t_T = np.linspace(e.start_s, e.end_s, e.steps, endpoint=False)
         label = ("surprise", "threshold") if n == 0 else (None, None)
-        seen_T = np.isfinite(e.surprise_T)  # the monitor speaks every few steps only
+        seen_T = np.isfinite(e.surprise_T)
         shown = np.maximum(e.surprise_T[seen_T], LEAST_SURPRISE)
         axis.plot(t_T[seen_T], shown, color=INK, linewidth=0.8, label=label[0])
         axis.plot(t_T[seen_T], e.threshold_T[seen_T], color=RED, linewidth=1.2, linestyle="--", label=label[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -80,13 +81,15 @@ def train_all(args: TrainArgs, console: Console) -> None:
         cfg, training = part_config(args, part)
         torch.manual_seed(training.seed)
         task = TASKS[part](cfg, args.data)
-        run = Run(task.model, training, args.work / args.preset / part)
+        data = zlib.crc32(f"{task.card['data']} {task.card['transitions']}".encode())  # other data: another training
+        run = Run(task.model, training, args.work / args.preset / f"{part}-{data:08x}")
         curve = train_part(task, run, part, console)
         figures = task.finish(run.use_ema().eval())
         card = task.card | {"commit": commit(), "torch": torch.__version__, "curve": curve, "metrics": figures}
         save_part(out, part, task.model, card, half=part != "step")  # which is exact to more digits than bf16 has
         console.print(f"wrote {out / part}.safetensors {figures}", highlight=False, soft_wrap=True)
-    save_tensors(out / "replay.safetensors", replay_windows(MODELS[args.preset], args.data))
+        if part == "proposal":
+            save_tensors(out / "replay.safetensors", replay_windows(cfg, args.data))
 
 
 def main(argv: list[str] | None = None) -> int:

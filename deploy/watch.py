@@ -54,6 +54,10 @@ def made_with(cfg: RunConfig, judged: bool = False) -> int:
     return total
 
 
+class NoPlanError(RuntimeError):
+    """Another session, or the batch, failed."""
+
+
 class Table:
     """Where sessions in threads of one process meet: when all that still run wait for a plan, one batch makes them all."""
 
@@ -61,7 +65,7 @@ class Table:
         self._planner, self._ahead, self._seated = planner, ahead, seats
         self._asked: dict[int, tuple[Observation, Belief, np.ndarray, torch.Generator]] = {}
         self._plans: dict[int, ActionPlan] = {}
-        self._turn = threading.Condition()
+        self._turn, self._closed = threading.Condition(), False
 
     def plan(
         self, seat: int, observation: Observation, now: Belief, committed_KA: np.ndarray, generator: torch.Generator
@@ -70,8 +74,16 @@ class Table:
         with self._turn:
             self._asked[seat] = (observation, now, committed_KA, generator)
             self._serve()
-            self._turn.wait_for(lambda: seat in self._plans)
+            self._turn.wait_for(lambda: seat not in self._asked or self._closed)
+            if seat not in self._plans:
+                raise NoPlanError("the batch that this plan was in failed")
             return self._plans.pop(seat)
+
+    def close(self) -> None:
+        """Make no more plans."""
+        with self._turn:
+            self._closed = True
+            self._turn.notify_all()
 
     def leave(self) -> None:
         """One session has ended."""
@@ -82,16 +94,15 @@ class Table:
     def _serve(self) -> None:
         if not self._asked or len(self._asked) < self._seated:
             return
-        alike = {(len(committed), now.z_BTD.shape[1]) for _, now, committed, _ in self._asked.values()}
-        for steps, past in alike:
-            seats = [
-                seat
-                for seat, (_, now, committed, _) in self._asked.items()
-                if (len(committed), now.z_BTD.shape[1]) == (steps, past)
-            ]
-            self._batch(seats, steps)
-        self._asked.clear()
-        self._turn.notify_all()
+        alike: dict[tuple[int, int], list[int]] = {}
+        for seat, (_, now, committed, _) in self._asked.items():
+            alike.setdefault((len(committed), now.z_BTD.shape[1]), []).append(seat)
+        try:
+            for (steps, _), seats in alike.items():
+                self._batch(seats, steps)
+        finally:
+            self._asked.clear()
+            self._turn.notify_all()
 
     def _batch(self, seats: list[int], steps: int) -> None:
         planner, asked = self._planner, [self._asked[seat] for seat in seats]
@@ -126,6 +137,10 @@ def together[T](cfg: RunConfig, runs: Sequence[Callable[[MpcAgent], T]]) -> list
     torch.set_num_threads(1)
     if not isinstance(cfg.agent, LearnedConfig):
         raise ValueError(f"preset {cfg.preset!r} has no learned model to watch")
+    if cfg.plan_latency_s is None:
+        raise ValueError("sessions that plan together cannot measure their latency: give --plan-latency")
+    if cfg.agent.warm:
+        raise ValueError("sessions that plan together do not know the last plan of each: agent.warm must be False")
     spec, model = robot_spec(cfg.robot, cfg.version), load_model(cfg.agent.folder)
     planner = planner_of(cfg.agent, spec, model, cfg.objective, adapted=False)
     table = Table(planner, model.step, len(runs))
@@ -137,7 +152,14 @@ def together[T](cfg: RunConfig, runs: Sequence[Callable[[MpcAgent], T]]) -> list
             table.leave()
 
     with ThreadPoolExecutor(len(runs)) as pool:
-        return [made.result() for made in [pool.submit(seat, index) for index in range(len(runs))]]
+        try:
+            made = [pool.submit(seat, index) for index in range(len(runs))]
+            errors = [error for error in [future.exception() for future in made] if error is not None]
+        finally:
+            table.close()  # after Ctrl-C the threads end at their next plan
+    if errors:
+        raise next((error for error in errors if not isinstance(error, NoPlanError)), errors[0])
+    return [future.result() for future in made]
 
 
 def watch_together(cfg: RunConfig, numbers: Sequence[int]) -> list[Episode]:
@@ -201,12 +223,13 @@ def watch(cfg: RunConfig, numbers: Sequence[int], workers: int = 1) -> Iterator[
 def watch_and_keep(cfg: RunConfig, first: int, count: int, workers: int, folder: Path) -> Iterator[Episode]:
     """Yield `count` episodes from number `first` on, kept in a spool under `folder`: the same call later goes on from there."""
     spool = Spool(folder / f"{cfg.preset}-{made_with(cfg):08x}")
-    kept = {index for index in range(count) if spool.read_if_whole(index) is not None}
-    made = watch(cfg, [first + index for index in range(count) if index not in kept], workers)
-    for index in range(count):
-        if index in kept:
-            yield spool.read(index)
+    numbers = range(first, first + count)
+    kept = {number for number in numbers if spool.read_if_whole(number) is not None}
+    made = watch(cfg, [number for number in numbers if number not in kept], workers)
+    for number in numbers:
+        if number in kept:
+            yield spool.read(number)
         else:
             episode = next(made)
-            spool.write(index, episode)
+            spool.write(number, episode)
             yield episode

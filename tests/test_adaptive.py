@@ -89,7 +89,7 @@ def adapted():
     for _ in range(4):
         live(it, 100.0)
     assert it.take_job() is not None
-    it.receive([candidate("dynamics", it)], 1.0)
+    it.receive([candidate("dynamics", it), candidate("step", it)], 1.0)
     return it
 
 
@@ -191,6 +191,17 @@ def test_the_original_model_returns_when_it_predicts_better_for_long_enough():
     it = adapted()
     swaps = [it.watch_old_body(0.9) for _ in range(80)]
     (swap,) = [e for found in swaps for e in found]
+    assert swap.reason == "the old body is back"
+    assert it.model is it.original
+
+
+def test_a_repaired_body_is_known_by_what_it_does():
+    it = adapted()
+    bias = it.model.step.net[-1].bias
+    assert it.model.step is not it.original.step
+    bias.data[:17] += 1.0  # the adapted model expects a drift that the repaired robot does not show
+    events = [e for _ in range(20) for e in live(it, 0.0)]
+    (swap,) = [e for e in events if isinstance(e, ModelSwap)]
     assert swap.reason == "the old body is back"
     assert it.model is it.original
 

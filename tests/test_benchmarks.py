@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import report
+from benchmarks import adaptation, report
 from benchmarks.common import (
     RESULTS,
     Interval,
@@ -117,3 +117,33 @@ def test_every_benchmark_has_a_quick_form(name, capsys):
     with contextlib.suppress(SystemExit):
         importlib.import_module(f"benchmarks.{name}").main(["--help"])
     assert "--quick" in capsys.readouterr().out
+
+
+def arm_that_adapted(adapted, **more):
+    found = {"adapted": adapted, "healthy": 4000.0, "delay_s": 0.2, "reports": [{"accepted": bool(adapted)}]}
+    return found | more
+
+
+def test_adapted_episodes_are_paired_with_the_control_episodes_of_the_same_number():
+    own = arm_that_adapted([(2, 900.0), (3, 1100.0)])
+    row = adaptation.paired((adaptation.MAIN, 5), own, [4000.0, 500.0, 600.0, 800.0, 9999.0])
+    assert (row["adapted"], row["control"]) == (1000.0, 700.0)
+    nothing = adaptation.paired((adaptation.MAIN, 6), arm_that_adapted([]), [4000.0, 500.0])
+    assert (nothing["adapted"], nothing["control"]) == (None, None)
+
+
+def test_a_row_says_how_many_pairs_its_gain_rests_on():
+    rows = [
+        adaptation.paired((adaptation.MAIN, seed), arm_that_adapted([(1, 1000.0 + 10 * seed)]), [0.0, 700.0])
+        for seed in range(3)
+    ]
+    rows.append(adaptation.paired((adaptation.MAIN, 3), arm_that_adapted([], delay_s=None), [0.0]))
+    line = adaptation.row_of(adaptation.MAIN, rows)
+    assert line[:6] == (adaptation.MAIN, 4, 3, 0.2, 3, 3)
+    assert line[9] == pytest.approx(310.0)
+    assert line[10] < 310.0 < line[11]
+
+
+def test_arms_that_are_out_of_step_have_no_gain():
+    rows = [adaptation.paired((adaptation.REPAIRED, s), arm_that_adapted([(1, 1000.0)]), [0.0, 700.0]) for s in (0, 1)]
+    assert adaptation.row_of(adaptation.REPAIRED, rows)[5:] == (0, 4000.0, None, None, None, None, None)

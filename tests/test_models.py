@@ -1,13 +1,17 @@
-"""The three parts of a world model, on small networks."""
+"""The parts of a world model, on small networks, and the command that trains them."""
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from deploy.train import main as train_command
+from envs.dataset import Layout, write_dataset
+from envs.episodes import Episode
+from envs.robots import robot_spec
 from envs.types import Belief
-from world_models.checkpoint import blank, build_part, load_model, load_part, save_part
+from world_models.checkpoint import blank, build_part, load_model, load_part, read_card, save_part
 from world_models.denoiser import Denoiser, DenoiserConfig
 from world_models.diffusion import DiffusionConfig
 from world_models.dynamics import DiffusionDynamics
@@ -230,3 +234,29 @@ def test_training_tells_bad_input_in_one_line(arguments, said, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert said in lines[0]
+
+
+def tiny_data(folder, seed):
+    """A data set of the walker, of random numbers."""
+    rng = np.random.default_rng(seed)
+    episodes = [
+        Episode(rng.normal(size=(41, 17)), *[rng.uniform(-1, 1, (40, 6))] * 3, np.ones(40), True, False, seed)
+        for _ in range(3)
+    ]
+    write_dataset(episodes, Layout.of(robot_spec("walker2d")), folder, {})
+
+
+def test_a_second_pass_with_more_data_is_a_training_of_its_own(tmp_path):
+    common = ["walker-small", "--parts", "step", "--steps", "2", "--threads", "1"]
+    common += ["--data", str(tmp_path / "data"), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    tiny_data(tmp_path / "data" / "walker2d-medium", 0)
+    assert train_command(common) == 2  # two data sets are missing
+    assert train_command([*common, "--skip-missing"]) == 0
+    first = read_card(tmp_path / "out", "step")
+    assert first["data"] == ["walker2d-medium"]
+    tiny_data(tmp_path / "data" / "walker2d-own", 1)
+    assert train_command([*common, "--skip-missing"]) == 0
+    second = read_card(tmp_path / "out", "step")
+    assert second["data"] == ["walker2d-medium", "walker2d-own"]
+    assert second["curve"] != first["curve"]
+    assert len(list((tmp_path / "work" / "walker-small").iterdir())) == 2

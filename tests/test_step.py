@@ -137,10 +137,22 @@ def test_a_whole_episode_has_the_errors_that_the_robot_saw_one_by_one(trained):
     assert len(episode_errors(trained, states[:2], actions[:1])) == 0
 
 
-def test_a_non_finite_state_has_a_non_finite_error(trained):
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_a_non_finite_state_has_an_infinite_error(trained, bad, row):
     states, actions = torch.zeros(3, 2).numpy(), torch.zeros(2, 2).numpy()
-    states[2, 0] = float("nan")
-    assert not math.isfinite(step_error(trained, states, actions))
+    states[row, 0] = bad
+    assert step_error(trained, states, actions) == math.inf
+
+
+def test_candidates_are_predicted_alike_alone_and_in_a_batch(trained):
+    states, _ = data(n=3, seed=2)
+    actions = torch.rand(3, 5, 4, 2, generator=Generator().manual_seed(3))
+    past = torch.rand(3, 1, 2, generator=Generator().manual_seed(4))
+    whole = trained.rollout(Belief(states[:, :2], past), actions, [Generator()] * 3)
+    for b in range(3):
+        alone = trained.rollout(Belief(states[b : b + 1, :2], past[b : b + 1]), actions[b : b + 1], [Generator()])
+        assert torch.allclose(alone[0], whole[b], atol=1e-5)
 
 
 def test_it_comes_back_from_disk_as_it_was(trained, tmp_path):

@@ -105,3 +105,5 @@ def test_an_episode_that_was_watched_is_recorded_whole_and_read_back_the_second_
     assert not np.array_equal(first[0].state_TO, first[1].state_TO)
     again = list(watch_and_keep(cfg, 7, 2, 1, tmp_path))
     assert all(np.array_equal(a.state_TO, b.state_TO) for a, b in zip(first, again, strict=True))
+    (other,) = watch_and_keep(cfg, 8, 1, 1, tmp_path)
+    assert np.array_equal(other.state_TO, first[1].state_TO)  # episode 8, wherever the collection began

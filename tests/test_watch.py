@@ -1,13 +1,16 @@
 """Sessions that plan together plan as they would alone."""
 
+import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from agents.mpc import MpcAgent
-from deploy.watch import Table
+from configs.presets import PRESETS
+from deploy.watch import NoPlanError, Table, made_with, watch_together
 from envs.linear import LinearDynamics
 from envs.robots import readings, robot_spec
 from envs.types import Observation
@@ -83,3 +86,87 @@ def test_those_who_stay_go_on_when_one_leaves():
     table.leave()
     thread.join(20)
     assert len(done) == 1
+
+
+def test_a_batch_that_fails_is_told_to_everybody_and_hangs_nobody():
+    class Broken(LinearDynamics):
+        def rollout(self, belief, actions, generators):
+            raise FloatingPointError("no future")
+
+    table, told = Table(planner(), Broken(), 2), []
+
+    def seat(i):
+        try:
+            table.plan(i, *seen([0.0, 0.0]), np.zeros((1, 1)), torch.Generator())
+        except (FloatingPointError, NoPlanError) as error:
+            told.append(type(error).__name__)
+        finally:
+            table.leave()
+
+    threads = [threading.Thread(target=seat, args=(i,), daemon=True) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(told) == ["FloatingPointError", "NoPlanError"]
+
+
+def test_the_belief_holds_the_last_step_where_it_was_seen():
+    agent = MpcAgent(planner(), LinearDynamics(), SPEC.dt_s, 1)
+    agent.begin_episode(0, 0)
+    first, second = (Observation(t, np.array([t, 0.0])) for t in (0.0, SPEC.dt_s))
+    assert agent.belief(first).z_BTD.shape == (1, 1, 2)
+    agent.observe(first, np.array([0.5]), second, 0.0)
+    belief = agent.belief(second)
+    assert belief.z_BTD[0].tolist() == [pytest.approx(first.state_O), pytest.approx(second.state_O)]
+    assert belief.actions_BTA.tolist() == [[[0.5]]]
+    assert agent.belief(first).z_BTD.shape == (1, 1, 2)
+    agent.begin_episode(1, 0)
+    assert agent.belief(second).z_BTD.shape == (1, 1, 2)
+
+
+def test_sessions_with_and_without_a_past_are_planned_apart():
+    table, plans = Table(planner(), LinearDynamics(), 2), {}
+    agent = MpcAgent(planner(), LinearDynamics(), SPEC.dt_s, 1)
+    before, now = (Observation(t, np.array([1.0, 0.0])) for t in (0.0, 0.5))
+    agent.observe(before, np.zeros(1), now, 0.0)
+    beliefs = [(now, agent.belief(now)), seen([1.0, 0.0])]
+
+    def seat(i):
+        plans[i] = table.plan(i, *beliefs[i], np.full((2, 1), 0.5), torch.Generator().manual_seed(0))
+        table.leave()
+
+    threads = [threading.Thread(target=seat, args=(i,), daemon=True) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert np.allclose(plans[0].actions_HA, plans[1].actions_HA, atol=1e-5)  # a linear model has no use for the past
+
+
+def test_episodes_that_cannot_be_watched_together_are_refused():
+    cfg = PRESETS["walker"][1]
+    with pytest.raises(ValueError, match="--plan-latency"):
+        watch_together(cfg, [0])
+    warm = replace(cfg, plan_latency_s=0.0, agent=replace(cfg.agent, warm=True))
+    with pytest.raises(ValueError, match="warm"):
+        watch_together(warm, [0])
+    with pytest.raises(ValueError, match="linear-cem"):
+        watch_together(PRESETS["linear-cem"][1], [0])
+
+
+def test_what_is_kept_is_marked_by_everything_that_it_depends_on(tmp_path):
+    cfg = PRESETS["walker"][1]
+    weights = shutil.copytree(cfg.agent.folder, tmp_path / "weights")
+    cfg = replace(cfg, agent=replace(cfg.agent, checkpoint=weights))
+    judged = replace(cfg, agent=replace(cfg.agent, surprise=replace(cfg.agent.surprise, drift=9.0)))
+    assert made_with(judged) == made_with(cfg)
+    assert made_with(judged, judged=True) != made_with(cfg, judged=True)
+    marks = [(made_with(cfg), made_with(cfg, judged=True))]
+    for name in ("step.safetensors", "dynamics.json", "surprise.json", "replay.safetensors"):
+        with (weights / name).open("ab") as file:
+            file.write(b" ")
+        marks.append((made_with(cfg), made_with(cfg, judged=True)))
+    plain, both = zip(*marks, strict=True)
+    assert len(set(both)) == 5
+    assert len(set(plain)) == 3  # surprise.json and replay only matter to those who judge

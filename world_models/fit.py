@@ -137,7 +137,7 @@ def change_statistics(data: EpisodeData, horizon: int, rows: int = 20_000) -> No
 
 
 def dynamics_task(cfg: ModelConfig, folder: Path) -> Task:
-    """Return the dynamics and its losses; finishing it measures the error at each lag, which surprise is scaled by."""
+    """Return the dynamics and its losses; finishing it measures the error at each lag."""
     part = cfg.dynamics
     data = load(part.data, folder)
     train, held = data.split(part.train.heldout_share, part.train.seed)
@@ -177,7 +177,7 @@ def measure_dynamics(model: DiffusionDynamics, held: EpisodeData, horizon: int, 
 
 
 def step_task(cfg: ModelConfig, folder: Path) -> Task:
-    """Return the one-step model and its losses; finishing it measures its error, in shares of the state and of its own scale."""
+    """Return the one-step model and its losses; finishing it measures its error in shares of the variance."""
     part = cfg.step
     data = load(part.data, folder)
     train, held = data.split(part.train.heldout_share, part.train.seed)
