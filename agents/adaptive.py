@@ -195,7 +195,7 @@ class AdaptiveAgent:
     def watch_old_body(self, gain: float) -> list[AgentEvent]:
         """Return a swap back when the original model explains what happens better again, for long enough (a CUSUM).
 
-        Only a one-step model that was adapted can tell: one that was refused is the original itself, and the swap never comes.
+        The first swap needs a better one-step model (`receive`), so the two are never the same.
         """
         gain = min(max(gain, -1.0), 1.0) if math.isfinite(gain) else 0.0
         self.recall = max(0.0, self.recall + gain - self.cfg.recall_slack)
@@ -251,15 +251,21 @@ class AdaptiveAgent:
         return partial(job, self.model, tuple(self.play), self.replay, self.cfg, self.seed + self.round)
 
     def receive(self, result: list[Candidate], t_s: float, /) -> Sequence[AgentEvent]:
-        """Swap in the parts that are better on held-out play; keep the others."""
+        """Swap in the parts that are better on held-out play; keep the others.
+
+        The first time all are refused unless the one-step model is better: what raised the alarm is then over, and the body is the old
+        one (a push, say), on which any other part could only be tuned.
+        """
         self.now_s = t_s
+        step = next((made for made in result if made.part == "step"), None)
+        same_body = self.model is self.original and step is not None and not accepts(step, self.cfg)
         events: list[AgentEvent] = []
         chosen: dict[str, nn.Module] = {}
         for made in result:
             good = accepts(made, self.cfg)
-            if good:
+            if good and not same_body:
                 chosen[made.part] = made.model
-            events.append(self.report(made, good))
+            events.append(self.report(made, good, same_body))
         more = "collect" if self.round < self.cfg.rounds else "watch"
         self.stage = "trial" if chosen or self.model is not self.original else more
         if chosen:
@@ -269,11 +275,14 @@ class AdaptiveAgent:
             events.append(self.use(swapped, f"adapted-{self.round}", "accepted"))
         return events
 
-    def report(self, made: Candidate, good: bool) -> AdaptationReport:
+    def report(self, made: Candidate, good: bool, same_body: bool) -> AdaptationReport:
         """Return what is said about a candidate."""
         change = 100 * (made.after / made.before - 1)
-        share = f"better on {made.better_share:.0%} of held-out episodes"
-        reason = f"held-out score {change:+.1f} %, {share}: {'accepted' if good else 'refused'}"
+        accepted = good and not same_body
+        verdict = "accepted" if accepted else "refused"
+        if good and same_body:
+            verdict += ": the one-step model gains nothing, so the body is the old one"
+        reason = f"held-out score {change:+.1f} %, better on {made.better_share:.0%} of held-out episodes: {verdict}"
         return AdaptationReport(
-            self.now_s, made.part, good, made.before, made.after, made.play_steps, made.play_episodes, reason
+            self.now_s, made.part, accepted, made.before, made.after, made.play_steps, made.play_episodes, reason
         )

@@ -195,6 +195,27 @@ def test_the_original_model_returns_when_it_predicts_better_for_long_enough():
     assert it.model is it.original
 
 
+def test_where_the_one_step_model_gains_nothing_the_body_is_the_old_one_and_all_is_refused():
+    it = agent()
+    for _ in range(5):
+        live(it, 100.0)
+    it.take_job()
+    events = it.receive([candidate("dynamics", it), candidate("step", it, after=1.1), candidate("value", it)], 1.0)
+    assert it.model is it.original
+    assert [e.accepted for e in events] == [False, False, False]
+    assert ["the body is the old one" in e.reason for e in events] == [True, False, True]
+    assert not [e for e in events if isinstance(e, ModelSwap)]
+
+
+def test_later_rounds_judge_each_part_alone():
+    it = adapted()
+    for _ in range(5):
+        live(it, 100.0)
+    it.take_job()
+    it.receive([candidate("dynamics", it), candidate("step", it, after=1.1)], 2.0)
+    assert it.model.dynamics is not it.original.dynamics
+
+
 def test_a_repaired_body_is_known_by_what_it_does():
     it = adapted()
     bias = it.model.step.net[-1].bias
