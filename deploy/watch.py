@@ -48,9 +48,9 @@ def made_with(cfg: RunConfig, judged: bool = False) -> int:
         return zlib.crc32(repr(cfg).encode())
     agent = cfg.agent if judged else replace(cfg.agent, surprise=SurpriseConfig(), adapt=AdaptConfig())
     total = zlib.crc32(repr(replace(cfg, agent=agent)).encode())
-    files = [cfg.agent.folder / f"{part}.safetensors" for part in PARTS]
-    for path in [*files, cfg.agent.folder / "surprise.json"][: None if judged else len(files)]:
-        total = zlib.crc32(path.read_bytes(), total)
+    names = [f"{part}.{kind}" for part in PARTS for kind in ("json", "safetensors")]
+    for name in [*names, "surprise.json", "replay.safetensors"] if judged else names:
+        total = zlib.crc32((cfg.agent.folder / name).read_bytes(), total)
     return total
 
 

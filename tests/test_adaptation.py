@@ -61,9 +61,6 @@ def healthy():
         return made.loss(states[pick, 0], actions[pick], states[pick, 1:], generator).mean()
 
     made = fit(model, loss, FitConfig(steps=400, learning_rate=3e-3), seed=0)
-    with torch.no_grad():
-        error = made.denoise_block(states[:, 0], actions[:, None], torch.randn(len(states), 1, HORIZON, 2))[:, 0]
-        made.residual = (error - states[:, 1:]).square().mean(0).sqrt()
     return made, (states, actions)
 
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 class DiffusionDynamics(nn.Module):
     """State blocks in physical units."""
 
-    residual: Tensor
-
     def __init__(
         self, net: DenoiserConfig, diff: DiffusionConfig, state: Normaliser, action: Normaliser, change: Normaliser
     ) -> None:
@@ -34,7 +32,6 @@ class DiffusionDynamics(nn.Module):
         self.diff, self.horizon = diff, len(change.mean)
         self.state, self.action, self.change = state, action, change  # change: per lag and column, (H, O)
         self.net = Denoiser(net, self.horizon, len(state.mean), len(state.mean), len(action.mean))
-        self.register_buffer("residual", torch.ones(self.horizon, len(state.mean)))  # healthy error at each lag, (H, O)
 
     def target(self, state_BO: Tensor, next_BHO: Tensor) -> Tensor:
         """Return the lag-normalised changes, (B, H, O)."""

@@ -164,14 +164,13 @@ def dynamics_task(cfg: ModelConfig, folder: Path) -> Task:
 
 @torch.no_grad()
 def measure_dynamics(model: DiffusionDynamics, held: EpisodeData, horizon: int, rows: int = 2048) -> dict[str, float]:
-    """Fill `model.residual` from held-out windows; return the mean squared error at some lags, in shares of the state variance."""
+    """Return the mean squared error at some lags, in shares of the state variance."""
     starts = held.windows(horizon)
     pick = np.random.default_rng(1).choice(starts, min(rows, len(starts)), replace=False)
     states, actions = (torch.from_numpy(x) for x in held.gather(pick, horizon))
     noise = torch.randn(len(states), 1, horizon, states.shape[-1], generator=Generator().manual_seed(0))
     predicted = model.denoise_block(states[:, 0], actions[:, None], noise)[:, 0]
     error_BHO = predicted - states[:, 1:]
-    model.residual = error_BHO.square().mean(0).sqrt().clamp_min(1e-6)
     share_H = (error_BHO / model.state.std).square().mean((0, 2))
     return {f"error_at_{h}": float(share_H[h - 1]) for h in (1, 4, 8, 16, horizon)}
 
