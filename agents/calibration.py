@@ -144,7 +144,7 @@ def _fit(errors: Sequence[np.ndarray], cfg: SurpriseConfig) -> Calibration:
     residual_ET = logs_ET - log_mean
     residual_ET[:, : len(start_N)] -= start_N
     log_std = max(MAD_TO_STD * float(np.nanmedian(np.abs(residual_ET))), MIN_LOG_STD)
-    phi = _autocorrelation(np.clip(residual_ET / log_std, -OUTLIER, OUTLIER)) if cfg.whiten else 0.0
+    phi = _autocorrelation(np.clip(residual_ET / log_std, -OUTLIER, OUTLIER))
     fitted = Calibration(log_mean, log_std, phi, tuple((start_N / log_std).tolist()), 1.0, 1.0, (), 0, 0)
     return replace(
         fitted,

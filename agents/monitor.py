@@ -3,8 +3,7 @@
 The error is the mean squared error of the one-step model in the scales that it predicts itself, so that a foot that strikes the ground
 surprises no more than one that swings; about 1 where the model is right. `agents/surprise.py` folds it.
 
-Why one step, and not the horizon that is planned with: what a weak ankle does in 8 ms stands out from this model's error within a few
-steps (benchmarks/surprise.py); the multi-step model's is coarser than the ankle.
+Why one step, and not the horizon that is planned with: this model is the more exact one, so less of a change hides in its error.
 """
 
 from __future__ import annotations

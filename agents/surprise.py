@@ -42,8 +42,6 @@ class SurpriseConfig:
     """Until then, the threshold is this many times higher."""
     floor: float = 1e-6
     """Added to the error before the logarithm."""
-    whiten: bool = True
-    """Whether AR(1) dependence is taken out first."""
     start_updates: int = 50
     """Updates at the beginning of an episode with a location of their own: a standing start is not a steady walk."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -90,17 +89,12 @@ def adapting(job: tuple[str, int]) -> dict[str, Any]:
     """Return what the robot that adapts shows with one seed."""
     import torch
 
-    from deploy.arms import build, finished, open_session
-    from deploy.interrupt import Interrupts
+    from deploy.arms import build, finished, unlogged
 
     torch.set_num_threads(1)
     case, seed = job
     cfg = config(case, seed, True)
-    with tempfile.TemporaryDirectory(prefix="surefoot-") as folder:
-        session = open_session(cfg, build(cfg), Path(folder), Interrupts())
-        session.run(lambda e: not finished(session, cfg, e))
-        session.log.close()
-    own = session.history
+    own = unlogged(cfg, build(cfg), lambda history, episode: not finished(history, cfg, episode)).history
     adapted, partial_phase = own.episodes_in("adapted")
     broken, healthy = own.episodes_in("broken")[0], own.episodes_in("healthy")[0]
     fault_s = float(own.fault_s)  # pyright: ignore[reportArgumentType]
@@ -120,10 +114,13 @@ def adapting(job: tuple[str, int]) -> dict[str, Any]:
 
 def controls(jobs: Sequence[tuple[str, int, int]]) -> list[list[float]]:
     """Return the episode returns of the robots that do not adapt, each (case, seed, episodes); they plan in one batch."""
-    from deploy.watch import session_of, together
+    from deploy.arms import Parts, unlogged
+    from deploy.robots.sim import make_robot
+    from deploy.watch import together
 
     def lived(cfg: RunConfig, episodes: int, agent: MpcAgent) -> list[float]:
-        session = session_of(cfg, agent, lambda _: lambda episode: episode < episodes, 0)
+        robot, fault_s = make_robot(cfg)
+        session = unlogged(cfg, Parts(robot, agent, fault_s), lambda _, episode: episode < episodes)
         return [e.episode_return for e in session.history.episodes]
 
     # a robot that falls sooner needs less time: its clock must not end it before the same episodes are done

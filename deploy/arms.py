@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +29,7 @@ from envs.robots import robot_spec
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
+    from deploy.history import History
     from deploy.loop import Agent
 
 OPEN = -1  # how many episodes there will be is not known yet
@@ -54,9 +58,17 @@ def open_session(cfg: RunConfig, parts: Parts, folder: Path, stop: Interrupts) -
     return Session(cfg, parts.robot, parts.agent, log, parts.fault_s)
 
 
-def finished(session: Session, cfg: RunConfig, episode: int) -> bool:
+def unlogged(cfg: RunConfig, parts: Parts, may_start: Callable[[History, int], bool], first: int = 0) -> Session:
+    """Return a session that has run from episode `first` on, while `may_start(history, episode)`; its log is not kept."""
+    with tempfile.TemporaryDirectory(prefix="surefoot-") as folder:
+        session = open_session(cfg, parts, Path(folder), Interrupts())
+        session.run(partial(may_start, session.history), first=first)
+        session.log.close()
+    return session
+
+
+def finished(history: History, cfg: RunConfig, episode: int) -> bool:
     """Return whether the run is complete before this episode."""
-    history = session.history
     adapted, partial = history.episodes_in("adapted")
     enough = not partial and len(adapted) >= cfg.adapted_episodes
     return episode >= cfg.max_episodes or enough

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -38,14 +37,10 @@ def run_episode(cfg: RunConfig, episode: int) -> EpisodeResult:
     """Return the result of one episode, which depends on the config and its number alone."""
     import torch
 
-    from deploy.arms import build, open_session
-    from deploy.interrupt import Interrupts
+    from deploy.arms import build, unlogged
 
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="surefoot-") as folder:
-        session = open_session(cfg, build(cfg), Path(folder), Interrupts())
-        session.run(lambda _: not session.history.episodes, first=episode)
-        session.log.close()
+    session = unlogged(cfg, build(cfg), lambda history, _: not history.episodes, episode)
     (done,) = session.history.episodes
     plan_ms, nonfinite = tuple(session.history.plan_ms), session.history.nonfinite.total
     return EpisodeResult(episode, done.env_seed, done.episode_return, done.steps, done.ended, nonfinite, plan_ms)

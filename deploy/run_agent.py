@@ -70,7 +70,7 @@ class Run:
             display.tell()
             if arm is not None:
                 arm.started(episode)
-            return not finished(session, self.cfg, episode)
+            return not finished(session.history, self.cfg, episode)
 
         with display:
             session.run(may_start)

@@ -6,7 +6,6 @@ A plan is the same alone and in a batch (up to the rounding of larger matrix pro
 from __future__ import annotations
 
 import multiprocessing
-import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +26,6 @@ from world_models.checkpoint import PARTS
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
-    from deploy.history import History
-    from deploy.session import Session
     from envs.types import Observation
     from planners.base import Dynamics
     from planners.search import SearchPlanner
@@ -167,27 +164,13 @@ def watch_together(cfg: RunConfig, numbers: Sequence[int]) -> list[Episode]:
     return together(cfg, [partial(live, cfg, number) for number in numbers])
 
 
-def session_of(
-    cfg: RunConfig, agent: MpcAgent, may_start: Callable[[History], Callable[[int], bool]], first: int
-) -> Session:
-    """Return a session that has run, from episode `first` on, and whose log is not kept."""
-    from deploy.interrupt import Interrupts
-    from deploy.robots.sim import make_robot
-    from deploy.session import Session
-    from deploy.telemetry import Log
-
-    robot, fault_s = make_robot(cfg)
-    with tempfile.TemporaryDirectory(prefix="surefoot-") as folder:
-        log = Log(Path(folder), Interrupts().shield)
-        session = Session(cfg, robot, agent, log, fault_s)
-        session.run(may_start(session.history), first=first)
-        log.close()
-    return session
-
-
 def live(cfg: RunConfig, number: int, agent: MpcAgent) -> Episode:
     """Return one episode on a clock of its own, which starts at 0."""
-    session = session_of(cfg, agent, lambda history: lambda _: not history.episodes, number)
+    from deploy.arms import Parts, unlogged
+    from deploy.robots.sim import make_robot
+
+    robot, fault_s = make_robot(cfg)
+    session = unlogged(cfg, Parts(robot, agent, fault_s), lambda history, _: not history.episodes, number)
     (done,) = session.history.episodes
     assert session.view.observation is not None
     return Episode(

@@ -60,7 +60,7 @@ def agent(**adapt):
     calibration = Calibration(0.0, 1.0, 0.0, (), 1.0, 1.0, (0.5,) * 200, 200, 200)
     replay = (torch.zeros(4, HORIZON + 1, 17), torch.zeros(4, HORIZON, 6))
     cfg = AdaptConfig(play_episodes=4, trial_episodes=3, dynamics=FIT, step=FIT, value=FIT, proposal=FIT, **adapt)
-    surprise = SurpriseConfig(whiten=False, settle=2, refractory=0)
+    surprise = SurpriseConfig(settle=2, refractory=0)
     return AdaptiveAgent(model(), planner_for, calibration, replay, surprise, False, cfg)
 
 
@@ -171,7 +171,7 @@ def test_a_model_that_predicts_better_but_does_worse_is_rolled_back():
     it = adapted()
     it.returns = [100.0, 101.0, 99.0]
     it.cfg = AdaptConfig(play_episodes=100, trial_episodes=3, recall_level=1e9)
-    it.surprise_cfg = SurpriseConfig(whiten=False, gross=1e9, settle=10_000)
+    it.surprise_cfg = SurpriseConfig(gross=1e9, settle=10_000)
     events = [e for n in (1.0, 1.1, 0.9) for e in live(it, 0.0, reward=n)]
     (swap,) = [e for e in events if isinstance(e, ModelSwap)]
     assert swap.reason.startswith("rolled back")
@@ -182,7 +182,7 @@ def test_a_model_that_does_better_is_kept():
     it = adapted()
     it.returns = [1.0, 1.1, 0.9]
     it.cfg = AdaptConfig(play_episodes=100, trial_episodes=3, recall_level=1e9)
-    it.surprise_cfg = SurpriseConfig(whiten=False, gross=1e9, settle=10_000)
+    it.surprise_cfg = SurpriseConfig(gross=1e9, settle=10_000)
     for n in (5.0, 6.0, 5.5):
         live(it, 0.0, reward=n)
     assert it.model is not it.original

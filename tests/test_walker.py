@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from agents.learned import CHECKOUT, LearnedConfig, build_learned, load_calibration, planner_of
 from agents.monitor import episode_errors
 from configs.presets import PRESETS
+from deploy import watch
 from deploy.run_agent import main
 from deploy.watch import watch_and_keep, watch_together
 from envs.robots import robot_spec
@@ -96,14 +98,19 @@ def test_the_one_step_model_is_surprised_by_another_ankle_and_not_by_a_healthy_o
     assert mean[1] > 2 * mean[0]
 
 
-def test_an_episode_that_was_watched_is_recorded_whole_and_read_back_the_second_time(tmp_path):
+def test_an_episode_that_was_watched_is_recorded_whole_and_read_back_the_second_time(tmp_path, monkeypatch):
     cfg = replace(WALKER, adapt=False, plan_latency_s=0.024, max_s=0.4)
     first = list(watch_and_keep(cfg, 7, 2, 1, tmp_path))
     assert [e.length for e in first] == [50, 50]
     assert first[0].truncated
     assert first[0].state_TO.shape == (51, 17)
     assert not np.array_equal(first[0].state_TO, first[1].state_TO)
+    live = Mock(side_effect=watch.live)
+    monkeypatch.setattr(watch, "live", live)
     again = list(watch_and_keep(cfg, 7, 2, 1, tmp_path))
     assert all(np.array_equal(a.state_TO, b.state_TO) for a, b in zip(first, again, strict=True))
     (other,) = watch_and_keep(cfg, 8, 1, 1, tmp_path)
     assert np.array_equal(other.state_TO, first[1].state_TO)  # episode 8, wherever the collection began
+    live.assert_not_called()
+    list(watch_and_keep(cfg, 8, 2, 1, tmp_path))
+    live.assert_called_once()  # episode 9 alone was missing

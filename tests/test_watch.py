@@ -39,6 +39,15 @@ def seen(state):
     return observation, MpcAgent(planner(), LinearDynamics(), SPEC.dt_s, 1).belief(observation)
 
 
+def at_once(count, seat):
+    """Run `seat(0)` to `seat(count - 1)` side by side."""
+    threads = [threading.Thread(target=seat, args=(i,), daemon=True) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+
 def together(states, committed):
     table, plans = Table(planner(), LinearDynamics(), len(states)), {}
 
@@ -47,11 +56,7 @@ def together(states, committed):
         plans[i] = table.plan(i, *seen(states[i]), committed[i], generator)
         table.leave()
 
-    threads = [threading.Thread(target=seat, args=(i,), daemon=True) for i in range(len(states))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
+    at_once(len(states), seat)
     return [plans[i] for i in range(len(states))]
 
 
@@ -103,11 +108,7 @@ def test_a_batch_that_fails_is_told_to_everybody_and_hangs_nobody():
         finally:
             table.leave()
 
-    threads = [threading.Thread(target=seat, args=(i,), daemon=True) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
+    at_once(2, seat)
     assert sorted(told) == ["FloatingPointError", "NoPlanError"]
 
 
@@ -136,11 +137,7 @@ def test_sessions_with_and_without_a_past_are_planned_apart():
         plans[i] = table.plan(i, *beliefs[i], np.full((2, 1), 0.5), torch.Generator().manual_seed(0))
         table.leave()
 
-    threads = [threading.Thread(target=seat, args=(i,), daemon=True) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
+    at_once(2, seat)
     assert np.allclose(plans[0].actions_HA, plans[1].actions_HA, atol=1e-5)  # a linear model has no use for the past
 
 
