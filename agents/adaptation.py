@@ -1,9 +1,8 @@
 """After an alarm: fit a copy of a part of the model to what the robot just lived through, and accept it only if it is better there.
 
 Nothing here writes into weights that are being read: every fit works on a deep copy and returns a candidate with its held-out score
-beside the old one's. Scores are proper: the energy score over the horizon for the dynamics (squared error alone prefers blur), squared
-error of the return for the value, the ranked probability score for the one-step model, denoising error on the best stretches for the
-proposal.
+beside the old one's. Scores are proper: the ranked probability score for the one-step model, the energy score over the horizon for the
+diffusion dynamics (squared error alone prefers blur), squared error of the action for the policy and of the return for the value.
 """
 
 from __future__ import annotations
@@ -18,12 +17,13 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
+from agents.imagination import ImagineConfig, Judge, evaluate_policy
 from world_models.dynamics import DiffusionDynamics
-from world_models.proposal import DiffusionProposal
+from world_models.policy import Policy, distance
 from world_models.step import StepModel
 from world_models.value import ValueEnsemble
 
-Part = Literal["dynamics", "step", "value", "proposal"]
+Part = Literal["dynamics", "step", "policy", "value"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,16 @@ class FitConfig:
     """0 fits all weights; r > 0 adds a rank-r update to every matrix and fits only that (Hu et al. 2022)."""
     replay_share: float = 0.25
     """Share of old data in each batch, against forgetting."""
+    members: int = 1
+    """So many fits with other random numbers, whose weights are averaged (Wortsman et al. 2022)."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.replay_share < 1.0:
             raise ValueError(f"replay_share must be in 0 .. 1 (exclusive), got {self.replay_share}")
-        if self.rank < 0 or self.steps < 1:
-            raise ValueError(f"need rank >= 0 and steps >= 1, got {self.rank} and {self.steps}")
+        if self.rank < 0 or self.steps < 1 or self.members < 1:
+            raise ValueError(
+                f"need rank >= 0, steps >= 1 and members >= 1, got {self.rank}, {self.steps} and {self.members}"
+            )
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,23 @@ def merge(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def fit(model: nn.Module, loss: Callable[[nn.Module, Generator], Tensor], cfg: FitConfig, seed: int) -> nn.Module:
+Fit = Callable[[nn.Module, Generator], Tensor]
+"""(model, generator) -> mean loss of a batch that is drawn with the generator."""
+
+
+def fit(model: nn.Module, loss: Fit, cfg: FitConfig, seed: int) -> nn.Module:
+    """Return a fitted copy: the average of `cfg.members` fits."""
+    made = [fit_one(model, loss, cfg, seed * cfg.members + member) for member in range(cfg.members)]
+    states = [one.state_dict() for one in made]
+    mean = {
+        name: torch.stack([s[name] for s in states]).mean(0) if t.is_floating_point() else t
+        for name, t in states[0].items()
+    }
+    made[0].load_state_dict(mean)
+    return made[0]
+
+
+def fit_one(model: nn.Module, loss: Fit, cfg: FitConfig, seed: int) -> nn.Module:
     """Return a fitted copy; the rate falls to zero along a cosine."""
     made = trainable_copy(model, cfg.rank, seed)
     params = [p for p in made.parameters() if p.requires_grad]
@@ -235,61 +255,66 @@ def value_rows(p: Play, model: ValueEnsemble) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(p.state_TO[:keep].astype(np.float32)), torch.from_numpy(returns[:keep]).float()
 
 
-def adapt_value(model: ValueEnsemble, play: Sequence[Play], cfg: FitConfig, seed: int) -> Candidate:
-    """Return a value fitted to what this body really achieved."""
-    rows = [value_rows(p, model) for p in play]
-    usable = [(p, r) for p, r in zip(play, rows, strict=True) if len(r[0])]
-    held_out = {id(p) for p in split([p for p, _ in usable])[1]}
-    states, returns = (torch.cat(x) for x in zip(*[r for p, r in usable if id(p) not in held_out], strict=True))
-    held = [r for p, r in usable if id(p) in held_out]
+def adapt_policy(model: Policy, play: Sequence[Play], replay: Replay, cfg: FitConfig, seed: int) -> Candidate:
+    """Return a policy that does what the planner did during the play, and what it used to do elsewhere."""
+    fit_on, held = split(play)
+    states, actions = played(fit_on)
+    old_states = replay[0][:, :-1].flatten(0, 1)
 
     def loss(made: nn.Module, generator: Generator) -> Tensor:
-        pick = torch.randint(0, len(states), (4 * cfg.batch,), generator=generator)
-        return made.loss(states[pick], returns[pick], generator).mean()  # pyright: ignore
+        old = int(cfg.batch * cfg.replay_share)
+        new_N = torch.randint(0, len(states), (cfg.batch - old,), generator=generator)
+        old_N = torch.randint(0, len(old_states), (old,), generator=generator)
+        with torch.no_grad():
+            kept = model(old_states[old_N])
+        return made.loss(torch.cat([states[new_N], old_states[old_N]]), torch.cat([actions[new_N], kept])).mean()  # pyright: ignore
+
+    def score(made: nn.Module) -> np.ndarray:
+        assert isinstance(made, Policy)
+        return np.array([distance(made, *played([p])) for p in held])
+
+    return candidate("policy", model, fit(model, loss, cfg, seed), score, play)
+
+
+def played(play: Sequence[Play]) -> tuple[Tensor, Tensor]:
+    """Return the states (N, O) and what was done there (N, A)."""
+    return tuple(
+        torch.from_numpy(np.concatenate(x).astype(np.float32))
+        for x in ([p.state_TO[:-1] for p in play], [p.action_TA for p in play])
+    )  # pyright: ignore
+
+
+def adapt_value(
+    model: ValueEnsemble,
+    step: StepModel,
+    policy: Policy,
+    play: Sequence[Play],
+    recent: int,
+    judge: Judge,
+    cfg: ImagineConfig,
+    seed: int,
+) -> Candidate:
+    """Return the value of the policy in the one-step model, imagined from where the play was.
+
+    It is scored on what was really achieved in the last `recent` episodes of play: before them the robot behaved otherwise.
+
+    Fitted to the returns of ten or twenty episodes instead, the value made the planner worse as often as better.
+    """
+    fit_on, held = split([p for p in play if len(p.action_TA) >= 2])
+    states, actions = windows(fit_on, 1)
+    made = evaluate_policy(model, step, policy, (states, actions), judge, cfg, seed)
+    late = {id(p) for p in play[-recent:]}
+    rows = [value_rows(p, model) for p in held if id(p) in late]
 
     def score(made: nn.Module) -> np.ndarray:
         assert isinstance(made, ValueEnsemble)
         with torch.inference_mode():
             return np.array(
-                [float((made.members(s).mean(0) - made.returns(r[:, None])[:, 0]).square().mean()) for s, r in held]
+                [
+                    float((made.members(s).mean(0) - made.returns(r[:, None])[:, 0]).square().mean())
+                    for s, r in rows
+                    if len(s)
+                ]
             )
 
-    return candidate("value", model, fit(model, loss, cfg, seed), score, play)
-
-
-def best_windows(play: Sequence[Play], value: ValueEnsemble, horizon: int, share: float) -> Replay:
-    """Return the stretches after which the robot was better off than the value expected: the top `share` by that margin."""
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    for p in play:
-        n = len(p.action_TA) - horizon + 1
-        if n > 0:
-            states, actions = windows([p], horizon)
-            returns = torch.from_numpy(returns_to_go(p, value.cfg.discount, value.cfg.fall_penalty)[:n])
-            expected = value.returns.inverse(value.members(states[:, 0]).mean(0)[:, None])[:, 0]
-            kept.append((states, actions, returns - expected))
-    states, actions, margin = (torch.cat(x) for x in zip(*kept, strict=True))
-    top = margin >= margin.quantile(1 - share)
-    return states[top], actions[top]
-
-
-def adapt_proposal(
-    model: DiffusionProposal, value: ValueEnsemble, play: Sequence[Play], replay: Replay, cfg: FitConfig, seed: int
-) -> Candidate:
-    """Return a proposal that imitates the robot's own better stretches (filtered self-imitation)."""
-    fit_on, held = split([p for p in play if len(p.action_TA) >= model.horizon])
-    with torch.no_grad():
-        fresh = best_windows(fit_on, value, model.horizon, share=0.4)
-
-    def loss(made: nn.Module, generator: Generator) -> Tensor:
-        states, actions = draw(fresh, replay, cfg, generator)
-        return made.loss(states[:, 0], actions, generator).mean()  # pyright: ignore
-
-    @torch.no_grad()
-    def score(made: nn.Module) -> np.ndarray:
-        def of(p: Play) -> float:
-            states, actions = best_windows([p], value, model.horizon, share=0.4)
-            return float(made.loss(states[:, 0], actions, Generator().manual_seed(7)).mean())  # pyright: ignore
-
-        return np.array([of(p) for p in held])
-
-    return candidate("proposal", model, fit(model, loss, cfg, seed), score, play)
+    return candidate("value", model, made, score, play)

@@ -25,10 +25,11 @@ from agents.adaptation import (
     Play,
     Replay,
     adapt_dynamics,
-    adapt_proposal,
+    adapt_policy,
     adapt_step,
     adapt_value,
 )
+from agents.imagination import ImagineConfig, Judge
 from agents.monitor import WINDOW, evidence, step_error
 from agents.mpc import MpcAgent
 from agents.surprise import Calibration, SurpriseConfig
@@ -46,20 +47,21 @@ class AdaptConfig:
 
     enabled: bool = True
     """False: the alarm is raised and nothing follows (the control arm)."""
-    parts: tuple[Part, ...] = ("dynamics", "step", "value")
-    refine: bool = False
-    """Search around the proposals with the adapted model, instead of choosing among them."""
-    play_episodes: int = 9
+    parts: tuple[Part, ...] = ("step", "policy", "value")
+    """`value` is what `policy` earns in the one-step model; `dynamics` is needed only by a planner that searches with it."""
+    play_episodes: int = 10
     """Falls (or whole episodes) to collect before each round ..."""
     play_steps: int = 4000
     """... or so many control steps of at least four episodes, for a body that does not fall."""
-    rounds: int = 2
+    rounds: int = 3
     dynamics: FitConfig = field(default_factory=lambda: FitConfig(steps=200, learning_rate=1e-3, rank=8))
-    step: FitConfig = field(default_factory=lambda: FitConfig(150, 512, 2e-3, rank=4, replay_share=0.5))
-    value: FitConfig = field(default_factory=lambda: FitConfig(steps=400))
-    proposal: FitConfig = field(default_factory=lambda: FitConfig(steps=150, learning_rate=2e-4, replay_share=0.3))
-    margin: float = 0.02
-    """The gate asks for a held-out score that is better by this share."""
+    step: FitConfig = field(default_factory=lambda: FitConfig(225, 512, 2e-3, rank=4, replay_share=0.5, members=4))
+    policy: FitConfig = field(default_factory=lambda: FitConfig(400, 768, 5e-4, replay_share=1 / 3))
+    value: ImagineConfig = field(default_factory=lambda: ImagineConfig(iterations=300))
+    margin: float = 0.005
+    """The gate asks for a held-out score that is better by more than this share, and on most of the episodes."""
+    new_body_margin: float = 0.02
+    """The first swap asks that much of the one-step model: less, and the body is the old one."""
     rollback_risk: float = 0.05
     """Chance to roll back an adaptation that changed nothing, at each look."""
     trial_episodes: int = 8
@@ -71,41 +73,45 @@ class AdaptConfig:
     def __post_init__(self) -> None:
         if self.play_episodes < 3:
             raise ValueError(f"play_episodes must be >= 3 (one of three is held out), got {self.play_episodes}")
-        if self.enabled and not {"dynamics", "step"} <= set(self.parts):
-            raise ValueError(f"parts must include 'dynamics' and 'step', got {self.parts}")
+        if self.enabled and "step" not in self.parts:
+            raise ValueError(f"parts must include 'step', got {self.parts}")
 
 
-KEPT = 60
+KEPT = 100
 """Episodes of play that are remembered."""
 
 Stage = Literal["watch", "collect", "fit", "trial"]
 
 
-def job(model: WorldModel, play: Sequence[Play], replay: Replay, cfg: AdaptConfig, seed: int) -> list[Candidate]:
-    """Return a candidate for each part; runs anywhere, on copies."""
-    made = [adapt_dynamics(model.dynamics, play, replay, cfg.dynamics, seed)]
-    value = model.value
-    if "step" in cfg.parts:
-        made.append(adapt_step(model.step, play, replay, cfg.step, seed))
+def job(
+    model: WorldModel, play: Sequence[Play], recent: int, replay: Replay, judge: Judge, cfg: AdaptConfig, seed: int
+) -> list[Candidate]:
+    """Return a candidate for each part; runs anywhere, on copies. The last `recent` episodes were played with `model`."""
+    made = [adapt_step(model.step, play, replay, cfg.step, seed)]
+    step, policy = made[0].model, model.policy
+    if "dynamics" in cfg.parts and model.dynamics is not None:
+        made.append(adapt_dynamics(model.dynamics, play, replay, cfg.dynamics, seed))
+    if "policy" in cfg.parts:
+        made.append(adapt_policy(policy, play, replay, cfg.policy, seed))
+        policy = made[-1].model
     if "value" in cfg.parts:
-        made.append(adapt_value(model.value, play, cfg.value, seed))
-        value = made[-1].model
-    if "proposal" in cfg.parts:
-        made.append(adapt_proposal(model.proposal, value, play, replay, cfg.proposal, seed))  # pyright: ignore
+        made.append(adapt_value(model.value, step, policy, play, recent, judge, cfg.value, seed))  # pyright: ignore
     return made
 
 
-def accepts(made: Candidate, cfg: AdaptConfig) -> bool:
-    """Return whether a candidate is better by the margin, and on most held-out episodes."""
-    return made.after < made.before * (1 - cfg.margin) and made.better_share > 0.5
+def accepts(made: Candidate, margin: float) -> bool:
+    """Return whether a candidate is better by more than the margin, and on most held-out episodes."""
+    return made.after < made.before * (1 - margin) and made.better_share > 0.5
 
 
 @dataclass
 class AdaptiveAgent:
-    """An MpcAgent that watches its own predictions. `planner_for(model, adapted)` composes the planner of a model."""
+    """An MpcAgent that watches its own predictions. `planner_for(model)` composes the planner of a model."""
 
     model: WorldModel
-    planner_for: Callable[[WorldModel, bool], SearchPlanner]
+    planner_for: Callable[[WorldModel], SearchPlanner]
+    judge: Judge
+    """What the task pays for a step, and whether the robot still stands."""
     calibration: Calibration
     replay: Replay
     surprise_cfg: SurpriseConfig = field(default_factory=SurpriseConfig)
@@ -115,7 +121,7 @@ class AdaptiveAgent:
 
     def __post_init__(self) -> None:
         self.original = self.model
-        planner = self.planner_for(self.model, False)
+        planner = self.planner_for(self.model)
         self.mpc = MpcAgent(self.face(planner), self.model.step, planner.dt_s, planner.action.size)
         self.state = surprise.start(self.calibration, self.surprise_cfg)
         self.stage: Stage = "watch"
@@ -153,7 +159,7 @@ class AdaptiveAgent:
     def use(self, model: WorldModel, name: str, reason: str) -> ModelSwap:
         """Swap the model between two plans; the residual scale is estimated anew."""
         self.model, adapted = model, model is not self.original
-        planner = self.planner_for(model, adapted)
+        planner = self.planner_for(model)
         self.mpc.use(self.face(planner), model.step)
         self.state = surprise.rescale(self.state) if adapted else surprise.restore(self.state)
         self.recall, self._whole = 0.0, False
@@ -244,11 +250,15 @@ class AdaptiveAgent:
         fresh_steps = sum(len(p.action_TA) for p in self.play[-self.fresh :]) if self.fresh >= 4 else 0
         enough = self.fresh >= self.cfg.play_episodes or fresh_steps >= self.cfg.play_steps
         ready = self.stage in ("collect", "trial") and enough
-        usable = sum(len(p.action_TA) >= self.model.dynamics.horizon for p in self.play) >= 3
+        least = self.replay[1].shape[1] if "dynamics" in self.cfg.parts else WINDOW
+        usable = sum(len(p.action_TA) >= least for p in self.play) >= 3
         if not (self.cfg.enabled and ready and usable and self.round < self.cfg.rounds):
             return None
+        recent = min(self.fresh, len(self.play))
         self.stage, self.fresh, self.round = "fit", 0, self.round + 1
-        return partial(job, self.model, tuple(self.play), self.replay, self.cfg, self.seed + self.round)
+        return partial(
+            job, self.model, tuple(self.play), recent, self.replay, self.judge, self.cfg, self.seed + self.round
+        )
 
     def receive(self, result: list[Candidate], t_s: float, /) -> Sequence[AgentEvent]:
         """Swap in the parts that are better on held-out play; keep the others.
@@ -258,11 +268,11 @@ class AdaptiveAgent:
         """
         self.now_s = t_s
         step = next((made for made in result if made.part == "step"), None)
-        same_body = self.model is self.original and step is not None and not accepts(step, self.cfg)
+        same_body = self.model is self.original and step is not None and not accepts(step, self.cfg.new_body_margin)
         events: list[AgentEvent] = []
         chosen: dict[str, nn.Module] = {}
         for made in result:
-            good = accepts(made, self.cfg)
+            good = accepts(made, self.cfg.margin)
             if good and not same_body:
                 chosen[made.part] = made.model
             events.append(self.report(made, good, same_body))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -21,8 +21,11 @@ from planners.ssr import Ssr
 from world_models.checkpoint import WorldModel, fast, load_model, read_tensors
 
 if TYPE_CHECKING:
-    from planners.base import Objective, Readings
-    from planners.sampling import Method
+    from torch import Generator
+
+    from agents.imagination import Judge
+    from envs.types import Belief
+    from planners.base import Objective, Proposal, Readings
 
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -34,11 +37,13 @@ class LearnedConfig:
 
     checkpoint: Path = Path("checkpoints/walker-small")
     """Folder of the weights; looked for here, then in the checkout."""
-    samples: int = 16
-    """Candidates per plan (and per iteration of a refinement)."""
-    method: Ssr | Cem = field(default_factory=Ssr)
-    refined: Cem = field(default_factory=lambda: Cem(iterations=3))
-    """The search after an adaptation, if `adapt.refine`."""
+    predictor: Literal["step", "dynamics"] = "step"
+    """What the planner asks for the future: the one-step model, repeated, or the diffusion model of the whole block."""
+    horizon: int = 16
+    """Control steps that a plan looks ahead; at most the proposal's."""
+    samples: int = 48
+    """Candidates per iteration of the search, the proposals being the first."""
+    method: Ssr | Cem = field(default_factory=lambda: Cem(iterations=3, elites=8))
     lam: float = 0.9
     """Weight of far predictions in the return: the mixture is TD(lambda)."""
     value_every: int = 4
@@ -52,8 +57,10 @@ class LearnedConfig:
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"samples must be >= 1, got {self.samples}")
+        if self.samples < 1 or self.horizon < self.value_every:
+            raise ValueError(
+                f"need samples >= 1 and horizon >= value_every, got {self.samples}, {self.horizon} and {self.value_every}"
+            )
 
     @property
     def folder(self) -> Path:
@@ -83,7 +90,7 @@ def goal(
     cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, text: str
 ) -> tuple[Objective, Callable[[Tensor], Readings]]:
     """Return the objective that `text` names ("": the task) and a readout of what it needs."""
-    steps = value_steps(model.dynamics.horizon, cfg.value_every)
+    steps = value_steps(cfg.horizon, cfg.value_every)
     run = ReturnToGo(model.value.cfg.discount, cfg.lam, model.value.cfg.fall_penalty, steps)
     objective = parse_objective(text, run) if text else run
     if "value" in objective.reads:
@@ -91,24 +98,53 @@ def goal(
     return objective, lambda z_BSHD: readings(spec, z_BSHD)
 
 
-def planner_of(cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, text: str, adapted: bool) -> SearchPlanner:
-    """Return the planner that searches with a model; its networks are copies, in bf16 if so configured."""
-    proposal, dynamics = copy.deepcopy(model.proposal), copy.deepcopy(model.dynamics)
+def judge_of(spec: RobotSpec) -> Judge:
+    """Return what the task pays for a step to a state, and whether the robot still stands there."""
+
+    def judge(state_NO: Tensor, action_NA: Tensor) -> tuple[Tensor, Tensor]:
+        found = readings(spec, state_NO)
+        return reward(spec, found, action_NA), found["alive"]
+
+    return judge
+
+
+@dataclass(frozen=True)
+class Shortened:
+    """A proposal of which the first `horizon` steps count."""
+
+    proposal: Proposal
+    horizon: int
+
+    def sample(self, belief: Belief, n: int, generators: Sequence[Generator], /) -> Tensor:
+        """Return n candidate action blocks, (B, S=n, H, A)."""
+        return self.proposal.sample(belief, n, generators)[:, :, : self.horizon]
+
+
+def planner_of(cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, text: str) -> SearchPlanner:
+    """Return the planner that searches with a model; its networks are copies, in bf16 if so configured.
+
+    Raises ValueError for a horizon that the proposal does not have, or a predictor that the checkpoint does not hold.
+    """
+    if cfg.horizon > model.proposal.horizon:
+        raise ValueError(f"horizon must be <= {model.proposal.horizon}, which the proposal has, got {cfg.horizon}")
+    predictor = getattr(model, cfg.predictor)
+    if predictor is None:
+        raise ValueError(f"{cfg.checkpoint} holds no part {cfg.predictor!r}: choose predictor 'step'")
+    proposal, predictor = copy.deepcopy(model.proposal), copy.deepcopy(predictor)
     if cfg.bf16:
         fast(proposal)
-        fast(dynamics)
+        fast(predictor)
     objective, readout = goal(cfg, spec, model, text)
-    method: Method = cfg.refined if adapted and cfg.adapt.refine else cfg.method
     return SearchPlanner(
-        method=method,
-        dynamics=dynamics,
+        method=cfg.method,
+        dynamics=predictor,
         readout=readout,
         objective=objective,
         action=spec.action,
         dt_s=spec.dt_s,
-        horizon=model.dynamics.horizon,
+        horizon=cfg.horizon,
         samples=cfg.samples,
-        proposal=proposal,
+        proposal=Shortened(proposal, cfg.horizon),
     )
 
 
@@ -142,12 +178,13 @@ def build_learned(
     if objective:
         parse_objective(objective)  # refused before anything is loaded
     model = load_model(cfg.folder)
-    robot = model.card["dynamics"]["robot"]
+    robot = model.card["proposal"]["robot"]
     if robot != spec.name:
         raise ValueError(f"{cfg.checkpoint} was trained on {robot!r}, not on {spec.name!r}")
     return AdaptiveAgent(
         model,
-        lambda made, adapted: planner_of(cfg, spec, made, objective, adapted),
+        lambda made: planner_of(cfg, spec, made, objective),
+        judge_of(spec),
         load_calibration(cfg.folder),
         load_replay(cfg.folder),
         cfg.surprise,

@@ -133,6 +133,7 @@ class Result:
     n: int
     notes: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # raw values, kept but not shown
+    results: Mapping[str, Any] = field(default_factory=dict)  # rows by name, for programs
 
 
 def cell(value: Any) -> str:

@@ -29,7 +29,7 @@ from planners.cem import Cem
 from planners.search import SearchPlanner
 from planners.ssr import Ssr
 from world_models.checkpoint import WorldModel, build_part, describe
-from world_models.fit import ModelConfig
+from world_models.fit import DiffusionPart, ModelConfig
 from world_models.step import StepModel
 
 Precision = Literal["fp32", "bf16", "bf16 compiled"]
@@ -66,6 +66,12 @@ class Case:
         return cfg
 
 
+def two_parts(cfg: ModelConfig) -> tuple[DiffusionPart, DiffusionPart]:
+    """Return proposal and diffusion dynamics, of which this benchmark times the passes."""
+    assert cfg.dynamics is not None
+    return cfg.proposal, cfg.dynamics
+
+
 def random_model(cfg: ModelConfig) -> WorldModel:
     """Return the model of a config with random weights, in evaluation mode."""
     torch.manual_seed(0)  # what the layers' initialisers draw from; nothing else here is random
@@ -79,6 +85,7 @@ def random_model(cfg: ModelConfig) -> WorldModel:
         )
     parts["step"] = build_part({"part": "step", "sizes": sizes} | describe(step=cfg.step.step))
     parts["value"] = build_part({"part": "value", "sizes": sizes} | describe(value=cfg.value.value))
+    parts["policy"] = build_part({"part": "policy", "sizes": sizes} | describe(policy=cfg.policy.policy))
     for part in parts.values():
         part.eval().requires_grad_(False)
     return WorldModel(**parts, card={})
@@ -86,8 +93,14 @@ def random_model(cfg: ModelConfig) -> WorldModel:
 
 def planner(case: Case, model: WorldModel) -> SearchPlanner:
     """Return the planner that an agent would search such a model with."""
-    cfg = LearnedConfig(samples=case.n, method=METHODS[case.method], bf16=case.precision != "fp32")
-    search = planner_of(cfg, robot_spec(case.config().robot), model, "", adapted=False)
+    cfg = LearnedConfig(
+        predictor="dynamics",
+        horizon=case.horizon,
+        samples=case.n,
+        method=METHODS[case.method],
+        bf16=case.precision != "fp32",
+    )
+    search = planner_of(cfg, robot_spec(case.config().robot), model, "")
     if case.precision == "bf16 compiled":
         for part in (search.proposal, search.dynamics):
             part.net.compile(dynamic=False)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
@@ -132,9 +145,10 @@ def pass_gflop(net: nn.Module, case: Case, channels: int, cond: int | None) -> f
 def plan_gflop(case: Case) -> float:
     """Return the GFLOP of one plan: passes x candidates x iterations, and the values at the end of them."""
     cfg, model = case.config(), random_model(case.config())
-    state, action = model.proposal.sizes
-    proposal = cfg.proposal.diffusion.sample_steps * pass_gflop(model.proposal.net, case, action, None)
-    dynamics = cfg.dynamics.diffusion.sample_steps * pass_gflop(model.dynamics.net, case, state, action)
+    assert model.dynamics is not None
+    (state, action), (first, second) = model.proposal.sizes, two_parts(cfg)
+    proposal = first.diffusion.sample_steps * pass_gflop(model.proposal.net, case, action, None)
+    dynamics = second.diffusion.sample_steps * pass_gflop(model.dynamics.net, case, state, action)
     values = flop(lambda: model.value(torch.zeros(case.horizon // LearnedConfig().value_every, state))) / 1e9
     return case.n * (proposal + METHODS[case.method].iterations * (dynamics + values))
 
@@ -171,8 +185,7 @@ def time_case(case: Case, plans: int) -> Timing:
 
 def scaled_case(case: Case) -> Timing:
     """Return the time of a plan of many sampling steps, from plans of 1+1, 2+1 and 1+2 steps: it is linear in both."""
-    cfg = case.config()
-    wanted = (cfg.proposal.diffusion.sample_steps, cfg.dynamics.diffusion.sample_steps)
+    wanted = tuple(part.diffusion.sample_steps for part in two_parts(case.config()))
     base, *more = (time_case(replace(case, steps=steps), 1) for steps in ((1, 1), (2, 1), (1, 2)))
 
     def extended(field: str) -> float:
@@ -220,9 +233,9 @@ def paper_rows(quick: bool) -> Iterator[tuple[str, Case, Timing]]:
 
 def row(label: str, case: Case, timing: Timing) -> tuple[Any, ...]:
     """Return one line of the table."""
-    cfg, gflop = case.config(), plan_gflop(case)
-    steps = f"{cfg.proposal.diffusion.sample_steps}+{cfg.dynamics.diffusion.sample_steps}"
-    shape = (case.n, case.horizon, steps, cfg.dynamics.denoiser.width, case.threads, case.precision)
+    (first, second), gflop = two_parts(case.config()), plan_gflop(case)
+    steps = f"{first.diffusion.sample_steps}+{second.diffusion.sample_steps}"
+    shape = (case.n, case.horizon, steps, second.denoiser.width, case.threads, case.precision)
     return (
         label,
         *shape,

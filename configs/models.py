@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
-from world_models.fit import DiffusionPart, ModelConfig, StepPart, ValuePart
+from world_models.fit import DiffusionPart, ModelConfig, PolicyPart, StepPart, ValuePart
 from world_models.step import StepConfig
 from world_models.training import TrainConfig
 from world_models.value import ValueConfig
@@ -13,6 +15,8 @@ MEDIUM = ("walker2d-medium",)
 BOTH = ("walker2d-medium", "walker2d-medium-replay")
 OWN = ("walker2d-own",)
 """What the planner itself did: nothing else is as like what the one-step model will be asked about."""
+
+_CLONED = TrainConfig(steps=4_000, batch=1024, bf16=False, weight_decay=0.01, learning_rate=1e-3, save_every=2000)
 
 WALKER_SMALL = ModelConfig(
     robot="walker2d",
@@ -38,7 +42,22 @@ WALKER_SMALL = ModelConfig(
     value=ValuePart(
         ValueConfig(), TrainConfig(steps=4_000, batch=1024, bf16=False, weight_decay=0.1, learning_rate=1e-3), MEDIUM
     ),
+    policy=PolicyPart(train=_CLONED, data=OWN),
 )
+
+
+def offline(robot: str, data: tuple[str, ...]) -> ModelConfig:
+    """Return a small model that learns from given data alone, every part of it."""
+    small = WALKER_SMALL
+    return ModelConfig(
+        robot=robot,
+        proposal=replace(small.proposal, train=replace(small.proposal.train, steps=6_000), data=data),
+        dynamics=None,
+        step=replace(small.step, train=replace(small.step.train, steps=20_000), data=data),
+        value=replace(small.value, data=data),
+        policy=replace(small.policy, data=data),
+    )
+
 
 _PUBLISHED = DenoiserConfig(width=256, layers=5, heads=8, qkv=1024, mlp=2048, patch=1, fused=False)
 _PUBLISHED_TRAINING = TrainConfig(steps=2_000_000, batch=512, learning_rate=1e-4, weight_decay=0.0, ema=0.99)
@@ -52,6 +71,13 @@ WALKER_PAPER = ModelConfig(
     ),
     step=WALKER_SMALL.step,
     value=WALKER_SMALL.value,
+    policy=WALKER_SMALL.policy,
 )
 
-MODELS: dict[str, ModelConfig] = {"walker-small": WALKER_SMALL, "walker-paper": WALKER_PAPER}
+ROBOTS = ("walker2d", "hopper", "halfcheetah")
+OFFLINE = {
+    f"{robot}-{kind}": offline(robot, (f"{robot}-{kind}",)) for robot in ROBOTS for kind in ("medium", "medium-replay")
+}
+"""Models of one data set each: what a planner can make of exactly that (benchmarks/walker.py)."""
+
+MODELS: dict[str, ModelConfig] = {"walker-small": WALKER_SMALL, "walker-paper": WALKER_PAPER, **OFFLINE}

@@ -51,7 +51,7 @@ _BROKEN_ANKLE = replace(
 )
 
 PRESETS: dict[str, tuple[str, RunConfig]] = {
-    "walker-broken-ankle": ("diffusion MPC walks, its left ankle breaks, the dynamics adapts", _BROKEN_ANKLE),
+    "walker-broken-ankle": ("diffusion MPC walks, its left ankle breaks, the model adapts", _BROKEN_ANKLE),
     "walker": ("diffusion MPC walks, with whatever goal and faults are asked for", _WALKER),
     "linear-cem": ("a point mass, CEM with its exact model", _LINEAR),
     "smoke": ("a few seconds: the point mass loses half its force; no checkpoint needed", _SMOKE),

@@ -17,11 +17,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from configs.models import MODELS
 from deploy.commandline import complain, guarded, in_one_line
 from deploy.telemetry import commit
-from world_models.checkpoint import save_part, save_tensors
+from world_models.checkpoint import PARTS, save_part, save_tensors
 from world_models.fit import TASKS, ModelConfig, Task, replay_windows
 from world_models.training import Run, TrainConfig, train
 
-Part = Literal["proposal", "dynamics", "step", "value"]
+Part = Literal["proposal", "dynamics", "step", "value", "policy"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class TrainArgs:
 
     preset: Annotated[str, tyro.conf.Positional]
     """Which model: see configs/models.py."""
-    parts: tuple[Part, ...] = ("proposal", "dynamics", "step", "value")
+    parts: tuple[Part, ...] | None = None
+    """All that the preset has if not given."""
     data: Path = Path("data")
     """Folder with the data sets that `surefoot collect` made."""
     out: Path | None = None
@@ -44,10 +45,12 @@ class TrainArgs:
     threads: int = 2
 
 
-def part_config(args: TrainArgs, part: Part) -> tuple[ModelConfig, TrainConfig]:
+def part_config(args: TrainArgs, part: str) -> tuple[ModelConfig, TrainConfig]:
     """Return the preset's config with what was asked for changed, and the part's training."""
     cfg = MODELS[args.preset]
     own = getattr(cfg, part)
+    if own is None:
+        raise ValueError(f"{args.preset} has no part {part!r}: leave it out of --parts")
     if args.steps is not None:
         own = replace(own, train=replace(own.train, steps=args.steps))
     if args.skip_missing:
@@ -77,7 +80,9 @@ def train_all(args: TrainArgs, console: Console) -> None:
         raise ValueError(f"no model preset {args.preset!r}; choose from {near}")
     torch.set_num_threads(args.threads)
     out = args.out or Path("checkpoints") / args.preset
-    for part in args.parts:
+    model = MODELS[args.preset]
+    parts = args.parts or [part for part in PARTS if getattr(model, part) is not None]
+    for part in parts:
         cfg, training = part_config(args, part)
         torch.manual_seed(training.seed)
         task = TASKS[part](cfg, args.data)

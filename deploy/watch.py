@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from planners.base import Dynamics
     from planners.search import SearchPlanner
     from planners.types import ActionPlan
+    from world_models.checkpoint import WorldModel
 
 TOGETHER = 8
 """Sessions side by side in one process."""
@@ -37,17 +38,19 @@ TOGETHER = 8
 
 def made_with(cfg: RunConfig, judged: bool = False) -> int:
     """Return a checksum of what episodes depend on, weights included; how surprise is judged and answered only if `judged`."""
-    from agents.adaptive import AdaptConfig
     from agents.learned import LearnedConfig
-    from agents.surprise import SurpriseConfig
 
     if not isinstance(cfg.agent, LearnedConfig):
         return zlib.crc32(repr(cfg).encode())
-    agent = cfg.agent if judged else replace(cfg.agent, surprise=SurpriseConfig(), adapt=AdaptConfig())
-    total = zlib.crc32(repr(replace(cfg, agent=agent)).encode())
+    kept = {f.name: getattr(cfg.agent, f.name) for f in fields(cfg.agent)}
+    if not judged:
+        del kept["surprise"], kept["adapt"]
+    others = {f.name: getattr(cfg, f.name) for f in fields(cfg) if f.name != "agent"}
+    total = zlib.crc32(f"{others} {kept}".encode())
     names = [f"{part}.{kind}" for part in PARTS for kind in ("json", "safetensors")]
     for name in [*names, "surprise.json", "replay.safetensors"] if judged else names:
-        total = zlib.crc32((cfg.agent.folder / name).read_bytes(), total)
+        path = cfg.agent.folder / name
+        total = zlib.crc32(path.read_bytes() if path.exists() else b"", total)
     return total
 
 
@@ -125,8 +128,11 @@ class Guest(MpcAgent):
         return self._table.plan(self._seat, observation, self.belief(observation), committed_KA, self.generator)
 
 
-def together[T](cfg: RunConfig, runs: Sequence[Callable[[MpcAgent], T]]) -> list[T]:
-    """Return what each run makes of an agent of its own; `cfg` names the model and the goal. Raises what a run raised."""
+def together[T](cfg: RunConfig, runs: Sequence[Callable[[MpcAgent], T]], model: WorldModel | None = None) -> list[T]:
+    """Return what each run makes of an agent of its own; `cfg` names the model (if it is not given) and the goal.
+
+    Raises what a run raised.
+    """
     from agents.learned import LearnedConfig, planner_of
     from envs.robots import robot_spec
     from world_models.checkpoint import load_model
@@ -138,8 +144,8 @@ def together[T](cfg: RunConfig, runs: Sequence[Callable[[MpcAgent], T]]) -> list
         raise ValueError("sessions that plan together cannot measure their latency: give --plan-latency")
     if cfg.agent.warm:
         raise ValueError("sessions that plan together do not know the last plan of each: agent.warm must be False")
-    spec, model = robot_spec(cfg.robot, cfg.version), load_model(cfg.agent.folder)
-    planner = planner_of(cfg.agent, spec, model, cfg.objective, adapted=False)
+    spec, model = robot_spec(cfg.robot, cfg.version), model or load_model(cfg.agent.folder)
+    planner = planner_of(cfg.agent, spec, model, cfg.objective)
     table = Table(planner, model.step, len(runs))
 
     def seat(index: int) -> T:
@@ -159,9 +165,9 @@ def together[T](cfg: RunConfig, runs: Sequence[Callable[[MpcAgent], T]]) -> list
     return [future.result() for future in made]
 
 
-def watch_together(cfg: RunConfig, numbers: Sequence[int]) -> list[Episode]:
-    """Return a few episodes; each depends on the config and its number alone."""
-    return together(cfg, [partial(live, cfg, number) for number in numbers])
+def watch_together(cfg: RunConfig, numbers: Sequence[int], model: WorldModel | None = None) -> list[Episode]:
+    """Return a few episodes; each depends on the config, the model and its number alone."""
+    return together(cfg, [partial(live, cfg, number) for number in numbers], model)
 
 
 def live(cfg: RunConfig, number: int, agent: MpcAgent) -> Episode:

@@ -64,6 +64,8 @@ class Recipe:
 
 
 _WALKER_LADDER = "Walker2d.openai_trpo_snapshots.log_Walker2d-v1_1.npz"
+_HOPPER_LADDER = "Hopper.openai_trpo_snapshots.log_Hopper-v1_4.npz"
+_CHEETAH_LADDER = "HalfCheetah.openai_trpo_snapshots.log_HalfCheetah-v1_2.npz"
 
 RECIPES: dict[str, tuple[str, Recipe]] = {
     "walker2d-medium": (
@@ -82,6 +84,46 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
             policy=_WALKER_LADDER,
             mixture=((0, 0.38), (20, 0.33), (40, 0.14), (60, 0.08), (80, 0.05), (100, 0.02)),
             steps=300_000,
+            seed=1,
+        ),
+    ),
+    "hopper-medium": (
+        "a half-trained hopper, sampled actions: mean return about 1420, as D4RL's hopper-medium",
+        Recipe(
+            name="hopper-medium", policy="Hopper.dlr_sac.npz", mixture=((None, 1.0),), steps=300_000, robot="hopper"
+        ),
+    ),
+    "hopper-medium-replay": (
+        "from the first steps to a few good hops: mean return about 467, as D4RL's hopper-medium-replay",
+        Recipe(
+            name="hopper-medium-replay",
+            policy=_HOPPER_LADDER,
+            mixture=((0, 0.56), (20, 0.345), (40, 0.065), (60, 0.03)),
+            steps=200_000,
+            robot="hopper",
+            seed=1,
+        ),
+    ),
+    "halfcheetah-medium": (
+        "a half-trained cheetah, noisy actions: mean return about 4500, near D4RL's halfcheetah-medium",
+        Recipe(
+            name="halfcheetah-medium",
+            policy="HalfCheetah.dlr_ars.npz",
+            mixture=((None, 1.0),),
+            steps=300_000,
+            robot="halfcheetah",
+            sampled=False,
+            action_noise=0.1,
+        ),
+    ),
+    "halfcheetah-medium-replay": (
+        "from the first steps to half-trained: mean return about 2100, below D4RL's halfcheetah-medium-replay",
+        Recipe(
+            name="halfcheetah-medium-replay",
+            policy=_CHEETAH_LADDER,
+            mixture=((0, 0.05), (20, 0.05), (40, 0.1), (60, 0.15), (80, 0.2), (100, 0.2), (300, 0.25)),
+            steps=200_000,
+            robot="halfcheetah",
             seed=1,
         ),
     ),

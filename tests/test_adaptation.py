@@ -10,7 +10,7 @@ from agents.adaptation import (
     FitConfig,
     Play,
     adapt_dynamics,
-    adapt_proposal,
+    adapt_policy,
     adapt_step,
     adapt_value,
     cut,
@@ -23,16 +23,16 @@ from agents.adaptation import (
     windows,
 )
 from agents.adaptive import AdaptConfig, accepts
+from agents.imagination import ImagineConfig
 from world_models.checkpoint import blank
 from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
 from world_models.dynamics import DiffusionDynamics
 from world_models.normaliser import Normaliser
-from world_models.proposal import DiffusionProposal
+from world_models.policy import Policy, PolicyConfig
 from world_models.step import StepConfig, StepModel
 from world_models.value import ValueConfig, ValueEnsemble
 
-NET = DenoiserConfig(width=32, layers=1, heads=2, qkv=32, mlp=64)
 HORIZON = 8
 
 
@@ -71,7 +71,7 @@ def test_dynamics_of_a_changed_body_are_accepted_and_the_old_weights_untouched(h
     made = adapt_dynamics(
         model, play(0.3, 9), replay, FitConfig(steps=150, learning_rate=3e-3, rank=rank, replay_share=0.1), 0
     )
-    assert accepts(made, AdaptConfig())
+    assert accepts(made, AdaptConfig().margin)
     assert made.after < 0.8 * made.before
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -79,13 +79,13 @@ def test_dynamics_of_a_changed_body_are_accepted_and_the_old_weights_untouched(h
 def test_dynamics_of_an_unchanged_body_are_refused(healthy):
     model, replay = healthy
     made = adapt_dynamics(model, play(1.0, 9, seed=5), replay, FitConfig(steps=10, learning_rate=1e-5), 0)
-    assert not accepts(made, AdaptConfig())
+    assert not accepts(made, AdaptConfig().new_body_margin)
 
 
 def test_a_ruined_candidate_is_refused(healthy):
     model, replay = healthy
     made = adapt_dynamics(model, play(0.3, 9), replay, FitConfig(steps=10, learning_rate=10.0), 0)
-    assert not accepts(made, AdaptConfig())
+    assert not accepts(made, AdaptConfig().margin)
 
 
 def test_adapting_is_deterministic(healthy):
@@ -107,6 +107,15 @@ def test_a_low_rank_update_starts_at_the_old_weights_and_merges_without_a_trace(
     assert {n: t.shape for n, t in merged.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
     for name, tensor in model.state_dict().items():
         assert torch.allclose(merged.state_dict()[name], tensor, atol=1e-6)
+
+
+def test_members_are_averaged(healthy):
+    model, replay = healthy
+    data = play(0.3, 9)
+    one, two = (adapt_dynamics(model, data, replay, FitConfig(steps=3), seed).model for seed in (0, 1))
+    both = adapt_dynamics(model, data, replay, FitConfig(steps=3, members=2), 0).model
+    for a, b, c in zip(one.parameters(), two.parameters(), both.parameters(), strict=True):
+        assert torch.allclose((a + b) / 2, c, atol=1e-6)
 
 
 def test_the_energy_score_prefers_the_true_dynamics(healthy):
@@ -131,24 +140,52 @@ def test_returns_are_discounted_and_a_fall_costs_once_at_the_end():
     assert returns_to_go(p, 0.9, 100.0) == pytest.approx([1 + 0.9 * (2 + 0.9 * last), 2 + 0.9 * last, last])
 
 
-def test_value_is_fitted_to_what_the_broken_body_achieves():
+def still():
+    """A policy that does nothing."""
+    policy = Policy(PolicyConfig(8, 1), blank((2,)), blank((2,)))
+    for p in policy.net[-1].parameters():
+        p.data.zero_()
+    return policy
+
+
+def test_the_policy_follows_what_was_played_and_stays_where_it_was_elsewhere():
     torch.manual_seed(0)
-    data = play(0.3, 12)
+    rng, data = np.random.default_rng(0), []
+    for _ in range(9):
+        states = rng.normal(5.0, 0.1, (61, 2))
+        data.append(Play(states, np.full((60, 2), 0.7), np.ones(60), terminated=True))
+    old = still()
+    replay = torch.zeros(4, HORIZON + 1, 2), torch.zeros(4, HORIZON, 2)
+    made = adapt_policy(old, data, replay, FitConfig(steps=400, learning_rate=2e-2, replay_share=0.5), 0)
+    assert made.part == "policy"
+    assert made.after < 0.1 * made.before
+    assert made.model(torch.full((1, 2), 5.0)) == pytest.approx(0.7, abs=0.15)
+    assert made.model(torch.zeros(1, 2)) == pytest.approx(0.0, abs=0.15)
+    assert torch.equal(old(torch.full((1, 2), 5.0)), torch.zeros(1, 2))
+
+
+def test_the_value_is_what_the_policy_earns_in_the_one_step_model():
+    """A state that never moves pays 1 a step for ever: 1 / (1 - 0.9) = 10; the returns of the play do not matter."""
+    torch.manual_seed(0)
     value = ValueEnsemble(
-        ValueConfig(members=2, width=16), blank((2,)), Normaliser(torch.tensor([300.0]), torch.tensor([50.0]))
+        ValueConfig(members=2, width=16, discount=0.9),
+        blank((2,)),
+        Normaliser(torch.tensor([0.0]), torch.tensor([5.0])),
     )
-    made = adapt_value(value, data, FitConfig(steps=200, learning_rate=1e-2), 0)
+    step = StepModel(StepConfig(8, 1), blank((2,)), blank((2,)), Normaliser(torch.zeros(2), torch.full((2,), 1e-6)))
+
+    def judge(states, actions):
+        return torch.ones(len(states)), torch.ones(len(states))
+
+    cfg = ImagineConfig(iterations=150, starts=32, horizon=8, learning_rate=1e-2)
+    made = adapt_value(value, step, still(), play(0.3, 9), 9, judge, cfg, 0)
     assert made.part == "value"
-    assert made.after < 0.5 * made.before
-
-
-def test_proposal_moves_towards_the_better_stretches(healthy):
-    _, replay = healthy
-    torch.manual_seed(0)
-    proposal = DiffusionProposal(NET, DiffusionConfig(2), HORIZON, blank((2,)), blank((2,)))
-    value = ValueEnsemble(ValueConfig(members=2, width=8), blank((2,)), blank((1,)))
-    made = adapt_proposal(proposal, value, play(0.3, 9), replay, FitConfig(steps=100, learning_rate=3e-3), 0)
-    assert made.after < made.before
+    states = torch.randn(16, 2, generator=torch.Generator().manual_seed(0)) * 0.3
+    with torch.inference_mode():
+        found = made.model.returns.inverse(made.model.members(states).mean(0)[:, None])
+    assert found.mean() == pytest.approx(10.0, rel=0.1)
+    again = adapt_value(value, step, still(), play(0.3, 9), 9, judge, cfg, 0)
+    assert all(torch.equal(a, b) for a, b in zip(made.model.parameters(), again.model.parameters(), strict=True))
 
 
 def test_the_one_step_model_follows_the_body(healthy):

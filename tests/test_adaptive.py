@@ -9,6 +9,8 @@ import torch
 
 from agents.adaptation import Candidate, FitConfig
 from agents.adaptive import AdaptConfig, AdaptiveAgent
+from agents.imagination import ImagineConfig
+from agents.learned import judge_of
 from agents.surprise import Calibration, SurpriseConfig
 from agents.types import AdaptationReport, ModelSwap, SurpriseReading
 from envs.robots import robot_spec
@@ -19,6 +21,7 @@ from world_models.checkpoint import WorldModel, blank
 from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
 from world_models.dynamics import DiffusionDynamics
+from world_models.policy import Policy, PolicyConfig
 from world_models.proposal import DiffusionProposal
 from world_models.step import StepConfig, StepModel
 from world_models.value import ValueConfig, ValueEnsemble
@@ -38,11 +41,12 @@ def model():
         DiffusionDynamics(causal, DiffusionConfig(2), *parts, blank((HORIZON, 17))).eval(),
         StepModel(StepConfig(8, 1), *parts, blank((17,))).eval(),
         ValueEnsemble(ValueConfig(members=2, width=8), blank((17,)), blank((1,))).eval(),
+        Policy(PolicyConfig(8, 1), *parts).eval(),
         {},
     )
 
 
-def planner_for(made, adapted):
+def planner_for(made):
     return SearchPlanner(
         method=Ssr(),
         dynamics=made.dynamics,
@@ -59,9 +63,10 @@ def planner_for(made, adapted):
 def agent(**adapt):
     calibration = Calibration(0.0, 1.0, 0.0, (), 1.0, 1.0, (0.5,) * 200, 200, 200)
     replay = (torch.zeros(4, HORIZON + 1, 17), torch.zeros(4, HORIZON, 6))
-    cfg = AdaptConfig(play_episodes=4, trial_episodes=3, dynamics=FIT, step=FIT, value=FIT, proposal=FIT, **adapt)
+    imagined = ImagineConfig(iterations=2, starts=8, horizon=4)
+    cfg = AdaptConfig(play_episodes=4, trial_episodes=3, dynamics=FIT, step=FIT, policy=FIT, value=imagined, **adapt)
     surprise = SurpriseConfig(settle=2, refractory=0)
-    return AdaptiveAgent(model(), planner_for, calibration, replay, surprise, False, cfg)
+    return AdaptiveAgent(model(), planner_for, judge_of(SPEC), calibration, replay, surprise, False, cfg)
 
 
 def live(it, shift, steps=20, reward=1.0, terminated=True):
@@ -111,12 +116,12 @@ def test_an_alarm_starts_play_and_enough_play_starts_one_job():
 
 
 def test_the_job_returns_a_candidate_for_each_part_and_touches_nothing():
-    it = agent(parts=("dynamics", "step", "value", "proposal"))
+    it = agent(parts=("dynamics", "step", "policy", "value"))
     before = copy.deepcopy(it.model.dynamics.state_dict())
     for _ in range(5):
         live(it, 100.0)
     found = it.take_job()()
-    assert [c.part for c in found] == ["dynamics", "step", "value", "proposal"]
+    assert [c.part for c in found] == ["step", "dynamics", "policy", "value"]
     assert all(torch.equal(before[k], v) for k, v in it.model.dynamics.state_dict().items())
 
 
@@ -144,7 +149,7 @@ def test_only_better_parts_are_swapped_in_and_the_gate_says_why():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"after": 1.0}, {"after": float("nan")}, {"after": 0.5, "share": 0.4}, {"after": 0.99}]
+    "bad", [{"after": 1.0}, {"after": float("nan")}, {"after": 0.5, "share": 0.4}, {"after": 0.997}]
 )
 def test_a_candidate_that_is_not_clearly_better_is_refused(bad):
     it = agent()

@@ -147,3 +147,21 @@ def test_a_row_says_how_many_pairs_its_gain_rests_on():
 def test_arms_that_are_out_of_step_have_no_gain():
     rows = [adaptation.paired((adaptation.REPAIRED, s), arm_that_adapted([(1, 1000.0)]), [0.0, 700.0]) for s in (0, 1)]
     assert adaptation.row_of(adaptation.REPAIRED, rows)[5:] == (0, 4000.0, None, None, None, None, None)
+
+
+def test_the_share_regained_is_that_of_the_means_and_its_interval_holds_the_truth():
+    from benchmarks.walker_ankle import nested_bootstrap
+
+    rng = np.random.default_rng(0)
+    broken, healthy = rng.normal(1000, 100, 40), rng.normal(4000, 100, 40)
+    sets = [rng.normal(2500, 100, 40) + rng.normal(0, 200) for _ in range(8)]
+    share, lo, hi = nested_bootstrap(sets, broken, healthy)
+    assert share == pytest.approx((np.mean(sets) - broken.mean()) / (healthy.mean() - broken.mean()))
+    assert lo < 0.5 < hi
+    assert 0.05 < hi - lo < 0.3
+
+
+def test_the_share_regained_is_exact_without_noise():
+    from benchmarks.walker_ankle import nested_bootstrap
+
+    assert nested_bootstrap([[2.0, 2.0]] * 3, [1.0, 1.0], [5.0, 5.0]) == (0.25, 0.25, 0.25)

@@ -16,6 +16,7 @@ from world_models.denoiser import Denoiser, DenoiserConfig
 from world_models.diffusion import DiffusionConfig
 from world_models.dynamics import DiffusionDynamics
 from world_models.normaliser import Normaliser
+from world_models.policy import Policy, PolicyConfig
 from world_models.proposal import DiffusionProposal
 from world_models.step import StepConfig, StepModel
 from world_models.value import ValueConfig, ValueEnsemble
@@ -137,7 +138,7 @@ def test_value_bound_lies_below_the_mean_of_members_and_learns_a_function():
 
 def card_of(part, model):
     card = {"part": part, "robot": "walker2d", "sizes": {"state": 5, "action": 2, "horizon": 16}}
-    if part in ("value", "step"):
+    if part in ("value", "step", "policy"):
         return card | {part: dataclasses.asdict(model.cfg)}
     return card | {"denoiser": dataclasses.asdict(model.net.cfg), "diffusion": dataclasses.asdict(model.diff)}
 
@@ -149,6 +150,7 @@ def folder(tmp_path):
         "dynamics": dynamics(),
         "step": StepModel(StepConfig(8, 1), blank((5,)), blank((2,)), blank((5,))),
         "value": ValueEnsemble(ValueConfig(members=2, width=8), blank((5,)), blank((1,))),
+        "policy": Policy(PolicyConfig(8, 1), blank((5,)), blank((2,))),
     }
     for part, model in parts.items():
         save_part(tmp_path, part, model, card_of(part, model), half=False)

@@ -15,6 +15,7 @@ from deploy import watch
 from deploy.run_agent import main
 from deploy.watch import watch_and_keep, watch_together
 from envs.robots import robot_spec
+from planners.ssr import Ssr
 from world_models.checkpoint import load_model
 
 SPEC = robot_spec("walker2d")
@@ -46,20 +47,29 @@ def test_the_same_run_gives_the_same_events_byte_for_byte(tmp_path):
     assert len(logs[0]) > 1000
 
 
-def test_the_refinement_arm_and_a_goal_build_the_planner_they_name():
+def test_predictor_and_goal_build_the_planner_they_name():
     cfg = LearnedConfig()
     model = load_model(cfg.folder)
-    refined = replace(cfg, adapt=replace(cfg.adapt, refine=True))
-    assert type(planner_of(refined, SPEC, model, "", adapted=True).method).__name__ == "Cem"
-    assert type(planner_of(refined, SPEC, model, "", adapted=False).method).__name__ == "Ssr"
-    z = np.zeros((1, 2, 32, 17), np.float32)
-    planner = planner_of(cfg, SPEC, model, "height:1.2", adapted=False)
-    assert set(planner.readout(model.dynamics.state.mean.new_tensor(z))) == {"speed", "height", "pitch", "alive"}
+    assert type(planner_of(cfg, SPEC, model, "").dynamics).__name__ == "StepModel"
+    blocks = replace(cfg, predictor="dynamics", horizon=32, method=Ssr())
+    assert type(planner_of(blocks, SPEC, model, "").dynamics).__name__ == "DiffusionDynamics"
+    z = np.zeros((1, 2, cfg.horizon, 17), np.float32)
+    planner = planner_of(cfg, SPEC, model, "height:1.2")
+    assert set(planner.readout(model.step.state.mean.new_tensor(z))) == {"speed", "height", "pitch", "alive"}
+
+
+def test_a_planner_that_the_weights_cannot_make_is_refused():
+    cfg = LearnedConfig()
+    model = load_model(cfg.folder)
+    with pytest.raises(ValueError, match="horizon must be <= 32"):
+        planner_of(replace(cfg, horizon=64), SPEC, model, "")
+    with pytest.raises(ValueError, match="no part 'dynamics'"):
+        planner_of(replace(cfg, predictor="dynamics"), SPEC, replace(model, dynamics=None), "")
 
 
 def test_the_calibration_allows_the_rate_of_the_preset():
     calibration = load_calibration(WEIGHTS)
-    assert calibration.episodes >= 400
+    assert calibration.episodes >= 200
     assert calibration.threshold(LearnedConfig().surprise.false_alarm_rate) > 0
 
 
@@ -70,7 +80,7 @@ def copy(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("surprise.json", "{"), ("surprise.json", "{}"), ("dynamics.json", "[]"), ("value.safetensors", "x")],
+    [("surprise.json", "{"), ("surprise.json", "{}"), ("proposal.json", "[]"), ("value.safetensors", "x")],
 )
 def test_a_damaged_file_is_named_in_one_line(copy, name, text):
     (copy.folder / name).write_text(text)
@@ -80,8 +90,8 @@ def test_a_damaged_file_is_named_in_one_line(copy, name, text):
 
 
 def test_weights_of_another_robot_are_refused(copy):
-    card = json.loads((copy.folder / "dynamics.json").read_text())
-    (copy.folder / "dynamics.json").write_text(json.dumps(card | {"robot": "hopper"}))
+    card = json.loads((copy.folder / "proposal.json").read_text())
+    (copy.folder / "proposal.json").write_text(json.dumps(card | {"robot": "hopper"}))
     with pytest.raises(ValueError, match="hopper"):
         build_learned(copy, SPEC)
 

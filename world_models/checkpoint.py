@@ -18,12 +18,15 @@ from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
 from world_models.dynamics import DiffusionDynamics
 from world_models.normaliser import Normaliser
+from world_models.policy import Policy, PolicyConfig
 from world_models.proposal import DiffusionProposal
 from world_models.step import StepConfig, StepModel
 from world_models.value import ValueConfig, ValueEnsemble
 
 FORMAT = 1
-PARTS = ("proposal", "dynamics", "step", "value")
+PARTS = ("proposal", "dynamics", "step", "value", "policy")
+OPTIONAL = ("dynamics",)
+"""A model without it is searched with its one-step part alone."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -102,6 +105,8 @@ def build_part(card: Mapping[str, Any]) -> nn.Module:
         return ValueEnsemble(ValueConfig(**card["value"]), state, blank((1,)))
     if part == "step":
         return StepModel(StepConfig(**card["step"]), state, action, blank((size.state,)))
+    if part == "policy":
+        return Policy(PolicyConfig(**card["policy"]), state, action)
     net, diff = DenoiserConfig(**card["denoiser"]), DiffusionConfig(**card["diffusion"])
     if part == "proposal":
         return DiffusionProposal(net, diff, size.horizon, state, action)
@@ -119,24 +124,27 @@ def load_part(folder: Path, part: str) -> nn.Module:
 
 @dataclass(frozen=True)
 class WorldModel:
-    """What would I do, what would then happen, in a while and at once, and how good would that be?"""
+    """What would I do, what would then happen, in a while and at once, how good would that be, and what is done there?"""
 
     proposal: DiffusionProposal
-    dynamics: DiffusionDynamics
+    dynamics: DiffusionDynamics | None
     step: StepModel
     value: ValueEnsemble
+    policy: Policy
     card: Mapping[str, Any]
 
 
 def load_model(folder: Path) -> WorldModel:
     """Return the parts in `folder`. Raises ValueError, in one line, for whatever is missing or does not fit."""
-    parts = {part: load_part(folder, part) for part in PARTS}
-    return WorldModel(**parts, card={part: read_card(folder, part) for part in parts})  # pyright: ignore
+    there = [part for part in PARTS if part not in OPTIONAL or (folder / f"{part}.json").exists()]
+    parts = {part: load_part(folder, part) for part in there}
+    cards = {part: read_card(folder, part) for part in there}
+    return WorldModel(**dict.fromkeys(OPTIONAL) | parts, card=cards)  # pyright: ignore
 
 
 def fast(part: nn.Module, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
-    """Convert the denoiser of a part, in place, for planning; statistics stay float32."""
-    if isinstance(part, DiffusionProposal | DiffusionDynamics):
+    """Convert the network of a part that a planner asks, in place; statistics stay float32."""
+    if isinstance(part, DiffusionProposal | DiffusionDynamics | StepModel):
         part.net.to(dtype)
     return part
 

@@ -17,6 +17,7 @@ from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
 from world_models.dynamics import DiffusionDynamics
 from world_models.normaliser import Normaliser
+from world_models.policy import Policy, PolicyConfig, distance
 from world_models.proposal import DiffusionProposal
 from world_models.step import StepConfig, StepModel
 from world_models.training import Loss, TrainConfig
@@ -55,14 +56,25 @@ class ValuePart:
 
 
 @dataclass(frozen=True)
+class PolicyPart:
+    """The policy that is distilled, its training and the data sets it learns from."""
+
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A whole world model for one robot."""
 
     robot: str
     proposal: DiffusionPart
-    dynamics: DiffusionPart
+    dynamics: DiffusionPart | None
+    """None: the planner searches with the one-step model, and nothing else predicts."""
     step: StepPart
     value: ValuePart
+    policy: PolicyPart
     horizon: int = 32
     """Control steps that proposal and dynamics look ahead."""
 
@@ -139,6 +151,7 @@ def change_statistics(data: EpisodeData, horizon: int, rows: int = 20_000) -> No
 def dynamics_task(cfg: ModelConfig, folder: Path) -> Task:
     """Return the dynamics and its losses; finishing it measures the error at each lag."""
     part = cfg.dynamics
+    assert part is not None
     data = load(part.data, folder)
     train, held = data.split(part.train.heldout_share, part.train.seed)
     state, action = (Normaliser.fit(torch.from_numpy(x)) for x in (train.state_NO, train.action_NA))
@@ -243,6 +256,31 @@ def value_task(cfg: ModelConfig, folder: Path) -> Task:
     return Task(model, loss_on(train), loss_on(held), card, finish)
 
 
+def policy_task(cfg: ModelConfig, folder: Path) -> Task:
+    """Return the policy and its losses; finishing it measures its distance from held-out actions."""
+    part = cfg.policy
+    data = load(part.data, folder)
+    train, held = (
+        (torch.from_numpy(d.state_NO), torch.from_numpy(d.action_NA))
+        for d in data.split(part.train.heldout_share, part.train.seed)
+    )
+    model = Policy(part.policy, Normaliser.fit(train[0]), Normaliser.fit(train[1]))
+
+    def loss_on(rows: tuple[Tensor, Tensor]) -> Loss:
+        def loss(model: nn.Module, step: int, generator: Generator) -> Tensor:
+            pick = torch.randint(0, len(rows[0]), (part.train.batch,), generator=generator)
+            return model.loss(rows[0][pick], rows[1][pick]).mean()  # pyright: ignore
+
+        return loss
+
+    def finish(model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, Policy)
+        return {"heldout_share": distance(model, *held)}
+
+    card = base_card(cfg, "policy", data, part.data) | describe(policy=part.policy, train=part.train)
+    return Task(model, loss_on(train), loss_on(held), card, finish)
+
+
 def replay_windows(cfg: ModelConfig, folder: Path, count: int = 512) -> dict[str, Tensor]:
     """Return a few training windows that an adaptation replays against forgetting: states (N, H + 1, O), actions (N, H, A)."""
     data = load(cfg.proposal.data, folder)
@@ -251,4 +289,10 @@ def replay_windows(cfg: ModelConfig, folder: Path, count: int = 512) -> dict[str
     return {"states": torch.from_numpy(states), "actions": torch.from_numpy(actions)}
 
 
-TASKS = {"proposal": proposal_task, "dynamics": dynamics_task, "step": step_task, "value": value_task}
+TASKS = {
+    "proposal": proposal_task,
+    "dynamics": dynamics_task,
+    "step": step_task,
+    "value": value_task,
+    "policy": policy_task,
+}

@@ -60,6 +60,11 @@ class StepModel(nn.Module):
         self.register_buffer("low", torch.full((o,), -UNBOUNDED))  # range of the training states
         self.register_buffer("high", torch.full((o,), UNBOUNDED))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in; states stay float32."""
+        return next(self.net.parameters()).dtype
+
     def predict(
         self, state_NO: Tensor, action_NA: Tensor, before_NO: Tensor, past_NA: Tensor, known_N1: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -69,7 +74,7 @@ class StepModel(nn.Module):
         """
         past = torch.cat([self.change(state_NO - before_NO), self.action(past_NA)], -1) * known_N1
         x = torch.cat([self.state(state_NO), self.action(action_NA), past, known_N1], -1)
-        mean_NO, log_NO = self.net(x).float().chunk(2, -1)
+        mean_NO, log_NO = self.net(x.to(self.dtype)).float().chunk(2, -1)
         return mean_NO, log_NO.clamp(*LOG_SCALE)
 
     def residuals(
@@ -118,17 +123,20 @@ class StepModel(nn.Module):
     def rollout(self, belief: Belief, actions_BSHA: Tensor, generators: Sequence[Generator], /) -> Tensor:
         """Return the states that follow one another by the mean prediction, (B, S, H, O); draws nothing at random."""
         sizes = check("actions", actions_BSHA, "B S H A", A=len(self.action.mean))
-        b, s, h = sizes["B"], sizes["S"], sizes["H"]
-        rows_NHA = actions_BSHA.flatten(0, 1)
+        b, s, h, o = sizes["B"], sizes["S"], sizes["H"], len(self.state.mean)
+        action_NHA = self.action(actions_BSHA.flatten(0, 1))
         state_NO = belief.z_BD.repeat_interleave(s, 0)
         remembers = belief.z_BTD.shape[1] > 1
-        before_NO = belief.z_BTD[:, -2].repeat_interleave(s, 0) if remembers else state_NO
-        past_NA = belief.actions_BTA[:, -1].repeat_interleave(s, 0) if remembers else rows_NHA[:, 0]
+        change_NO, past_NA = torch.zeros_like(state_NO), torch.zeros_like(action_NHA[:, 0])
+        if remembers:
+            change_NO = self.change(belief.z_BTD[:, -1] - belief.z_BTD[:, -2]).repeat_interleave(s, 0)
+            past_NA = self.action(belief.actions_BTA[:, -1]).repeat_interleave(s, 0)
         known_N1 = torch.full_like(state_NO[:, :1], float(remembers))
         found = []
-        for action_NA in rows_NHA.unbind(1):
-            mean_NO, _ = self.predict(state_NO, action_NA, before_NO, past_NA, known_N1)
-            next_NO = (state_NO + self.change.inverse(mean_NO)).clamp(self.low, self.high)
-            before_NO, past_NA, state_NO, known_N1 = state_NO, action_NA, next_NO, torch.ones_like(known_N1)
-            found.append(next_NO)
+        for action_NA in action_NHA.unbind(1):
+            x = torch.cat([self.state(state_NO), action_NA, change_NO, past_NA, known_N1], -1)
+            change_NO = self.net(x.to(self.dtype))[:, :o].float()  # at unit scale, as the next step wants it
+            state_NO = (state_NO + self.change.inverse(change_NO)).clamp(self.low, self.high)
+            past_NA, known_N1 = action_NA, torch.ones_like(known_N1)
+            found.append(state_NO)
         return torch.stack(found, 1).view(b, s, h, -1)

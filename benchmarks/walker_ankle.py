@@ -1,0 +1,162 @@
+"""The broken ankle, part of benchmarks/walker.py: how much of the lost return comes back after so many episodes of play.
+
+A play set is a life of its own: from the break on the robot plays ten episodes, adapts, plays on with the adapted model, and so
+on until its budget is spent. What it has become is then judged on episodes that every play set and every arm shares.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from agents.adaptive import AdaptConfig, accepts, job
+from agents.learned import LearnedConfig, judge_of, load_replay
+from benchmarks.common import QUICK_RESULTS
+from configs.presets import PRESETS
+from deploy.config import RunConfig
+from deploy.watch import made_with, watch_together
+from envs.robots import robot_spec
+from planners.ssr import Ssr
+from world_models.checkpoint import WorldModel, load_model
+
+if TYPE_CHECKING:
+    from agents.adaptation import Part, Play
+    from envs.episodes import Episode
+
+ROUNDS = (10, 20, 40, 60, 80, 100)
+"""Episodes of play after which the robot adapts again."""
+PLAN_LATENCY_S = 0.032
+PLAYED, JUDGED = 5_000_000, 6_000_000
+"""Numbers of the first episodes of play, and of those that every arm is judged on."""
+JOINTS = {"left": "foot_left_joint", "right": "foot_joint"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What may adapt, and how the planner searches."""
+
+    parts: tuple[Part, ...]
+    agent: LearnedConfig = field(default_factory=LearnedConfig)
+    budget: int = 100
+
+
+PUBLISHED = LearnedConfig(predictor="dynamics", horizon=32, samples=16, method=Ssr())
+ARMS = {
+    "one-step model, policy and value": Arm(("step", "policy", "value")),
+    "one-step model alone": Arm(("step",), budget=20),
+    "diffusion dynamics alone, sample-score-rank": Arm(("step", "dynamics"), PUBLISHED, budget=20),
+}
+METHOD = next(iter(ARMS))
+"""Named before its test seeds were run."""
+
+
+@dataclass(frozen=True)
+class Life:
+    """One unit of work: an arm, a defect and a play set. `play_set` None: what is judged has not adapted."""
+
+    arm: str
+    side: str
+    limit: float | None
+    """None: healthy."""
+    play_set: int | None
+    budget: int = 0
+    judged: int = 10
+
+    @property
+    def config(self) -> RunConfig:
+        """The run in which it plays and is judged."""
+        faults = () if self.limit is None else (f"actuator_limit:{JOINTS[self.side]}:{self.limit:g}@0",)
+        base = replace(PRESETS["walker"][1], agent=ARMS[self.arm].agent, adapt=False, max_s=1e6)
+        return replace(base, faults=faults, plan_latency_s=PLAN_LATENCY_S)
+
+    @property
+    def path(self) -> Path:
+        """Where the result is kept, so that an interrupted benchmark goes on where it was."""
+        where = "healthy" if self.limit is None else f"{self.side}-{self.limit:g}"
+        name = f"{self.arm}-{where}-{self.play_set}-{self.budget}-{self.judged}-{made_with(self.config):08x}.json"
+        return QUICK_RESULTS / "walker" / name.replace(" ", "-").replace(",", "")
+
+
+def as_play(e: Episode) -> Play:
+    """Return an episode as play."""
+    from agents.adaptation import Play
+
+    return Play(e.state_TO, e.action_TA, e.reward_T, e.terminated)
+
+
+def adapted(model: WorldModel, play: Sequence[Play], recent: int, life: Life, seed: int) -> WorldModel:
+    """Return the model after one adaptation: the candidates that the agent's own gate accepts."""
+    cfg = replace(AdaptConfig(), parts=ARMS[life.arm].parts)
+    spec = robot_spec(life.config.robot)
+    made = job(model, play, recent, load_replay(ARMS[life.arm].agent.folder), judge_of(spec), cfg, seed)
+    return replace(model, **{c.part: c.model for c in made if accepts(c, cfg.margin)})  # pyright: ignore
+
+
+def live(life: Life) -> dict[str, list[float]]:
+    """Return the returns of the judged episodes for each budget reached, and of the play."""
+    import torch
+
+    torch.set_num_threads(1)
+    cfg, model, play = life.config, load_model(ARMS[life.arm].agent.folder), []
+    judged = range(JUDGED, JUDGED + life.judged)
+
+    def judge() -> list[float]:
+        return [e.total_reward for e in watch_together(cfg, judged, model)]
+
+    if life.play_set is None:
+        return {"0": judge()}
+    found: dict[str, list[float]] = {}
+    for round_, until in enumerate(n for n in ROUNDS if n <= life.budget):
+        first = PLAYED + 1000 * life.play_set
+        numbers = range(first + len(play), first + until)
+        play += [as_play(e) for e in watch_together(cfg, numbers, model)]
+        model = adapted(model, play, len(numbers), life, 100 * life.play_set + round_)
+        if until in (20, life.budget):
+            found[str(until)] = judge()
+        print(f"{life.arm}, set {life.play_set}, {until} episodes of play", file=sys.stderr)
+    return found | {"play": [float(p.reward_T.sum()) for p in play]}
+
+
+def keep(life: Life) -> None:
+    """Live, and write down what came of it."""
+    found = live(life)
+    life.path.parent.mkdir(parents=True, exist_ok=True)
+    part = life.path.with_suffix(".part")
+    part.write_text(json.dumps(found))
+    part.rename(life.path)
+
+
+def lived(lives: Sequence[Life], workers: int) -> list[dict[str, list[float]]]:
+    """Return the results in order; those that are on disk already are read."""
+    missing = [life for life in lives if not life.path.exists()]
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for done, _ in enumerate(pool.imap_unordered(keep, missing), 1):
+            print(f"{done} of {len(missing)} lives", file=sys.stderr)
+    return [json.loads(life.path.read_text()) for life in lives]
+
+
+def nested_bootstrap(
+    sets: Sequence[Sequence[float]], broken: Sequence[float], healthy: Sequence[float], resamples: int = 4000
+) -> tuple[float, float, float]:
+    """Return the share of the loss that came back, (arm - broken) / (healthy - broken), with its 95 % interval.
+
+    `sets` (play sets, judged episodes) is resampled on both levels; the judged episodes are the same ones in every set and
+    in `broken` and `healthy`, so they are drawn together.
+    """
+    arm, rng = np.asarray(sets, float), np.random.default_rng(0)
+    low, high = np.asarray(broken, float), np.asarray(healthy, float)
+
+    def share(rows: np.ndarray, columns: np.ndarray) -> float:
+        return float((arm[np.ix_(rows, columns)].mean() - low[columns].mean()) / (high - low)[columns].mean())
+
+    every = np.arange(len(arm)), np.arange(arm.shape[1])
+    drawn = [share(*(rng.choice(x, len(x)) for x in every)) for _ in range(resamples)]
+    lo, hi = np.quantile(drawn, [0.025, 0.975])
+    return share(*every), float(lo), float(hi)
