@@ -1,0 +1,176 @@
+"""Fixed reward, part of benchmarks/walker.py: what a planner makes of one data set, beside cloning and beside its own proposals.
+
+Every model here has seen one data set and nothing else: `surefoot train DATASET` for each.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.learned import LearnedConfig
+from benchmarks.common import QUICK_RESULTS, mean_interval
+from configs.limits import LIMITS
+from deploy.config import RunConfig
+from deploy.machine import ROOT
+from deploy.watch import TOGETHER, made_with, watch_together
+from planners.ssr import Ssr
+from world_models.checkpoint import load_part, read_card
+
+D4RL = {
+    "walker2d": (1.629008, 4592.3),
+    "hopper": (-20.272305, 3234.3),
+    "halfcheetah": (-280.178953, 12135.0),
+}
+"""Returns that D4RL scores 0 and 100."""
+PUBLISHED = {
+    "walker2d-medium": 1.23,
+    "hopper-medium": 1.39,
+    "halfcheetah-medium": 1.12,
+    "walker2d-medium-replay": 5.3,
+    "hopper-medium-replay": 6.2,
+    "halfcheetah-medium-replay": 1.5,
+}
+"""Return of the published diffusion MPC over the mean of the behaviour (Zhou et al. 2024, D4RL's data)."""
+FIRST = 8_000_000
+"""Number of the first episode."""
+WEIGHTS = ROOT / "runs" / "offline"
+PLAN_LATENCY_S = 0.032
+
+PLANNERS = {
+    "proposal alone": LearnedConfig(samples=1, method=Ssr()),
+    "sample, score, rank": LearnedConfig(samples=48, method=Ssr()),
+    "refinement (CEM)": LearnedConfig(),
+}
+CLONING = "one-step cloning"
+
+
+def robot_of(dataset: str) -> str:
+    """Return the robot that a data set is of."""
+    return dataset.partition("-")[0]
+
+
+def normalised(robot: str, value: float) -> float:
+    """Return a return as D4RL's score."""
+    low, high = D4RL[robot]
+    return 100 * (value - low) / (high - low)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A data set and what is made of it."""
+
+    dataset: str
+    arm: str
+    episodes: int
+
+    @property
+    def folder(self) -> Path:
+        """Where the weights are."""
+        return WEIGHTS / self.dataset
+
+    @property
+    def config(self) -> RunConfig:
+        """The run in which a planner is judged."""
+        robot = robot_of(self.dataset)
+        return RunConfig(
+            preset=self.dataset,
+            robot=robot,
+            limits=LIMITS[robot],
+            agent=replace(PLANNERS.get(self.arm, LearnedConfig()), checkpoint=self.folder),
+            plan_every=1 if robot == "halfcheetah" else 4,  # its control step is six times as long
+            plan_latency_s=PLAN_LATENCY_S,
+            adapt=False,
+            control_arm=False,
+            max_s=1e6,
+        )
+
+    @property
+    def path(self) -> Path:
+        """Where the result is kept, so that an interrupted benchmark goes on where it was."""
+        name = f"{self.dataset}-{self.arm}-{self.episodes}-{made_with(self.config):08x}.json"
+        return QUICK_RESULTS / "walker" / name.replace(" ", "-").replace(",", "")
+
+
+def cloned(case: Case) -> list[float]:
+    """Return the returns of the one-step policy, which answers at once."""
+    import torch
+
+    from envs.collect import run_episode
+    from envs.robots import make_env
+
+    policy, env = load_part(case.folder, "policy"), make_env(robot_of(case.dataset))
+
+    def act(state_O: np.ndarray, step: int) -> np.ndarray:
+        with torch.inference_mode():
+            action_A = policy(torch.as_tensor(state_O, dtype=torch.float32)).numpy()
+        return np.clip(action_A, env.action_space.low, env.action_space.high)  # pyright: ignore[reportAttributeAccessIssue]
+
+    return [run_episode(env, act, FIRST + i, 1000, {}).total_reward for i in range(case.episodes)]
+
+
+def judge(case: Case) -> None:
+    """Run the episodes and write their returns down."""
+    import torch
+
+    torch.set_num_threads(1)
+    if case.arm == CLONING:
+        found = cloned(case)
+    else:
+        numbers = [
+            range(FIRST + i, FIRST + min(i + TOGETHER, case.episodes)) for i in range(0, case.episodes, TOGETHER)
+        ]
+        found = [e.total_reward for some in numbers for e in watch_together(case.config, some)]
+    case.path.parent.mkdir(parents=True, exist_ok=True)
+    part = case.path.with_suffix(".part")
+    part.write_text(json.dumps(found))
+    part.rename(case.path)
+
+
+def measured(datasets: Sequence[str], episodes: int, data: Path, workers: int) -> list[dict[str, Any]]:
+    """Return the rows of the table. Raises ValueError for a data set whose model is not trained."""
+    cases = [Case(name, arm, episodes) for name in datasets for arm in (CLONING, *PLANNERS)]
+    for case in cases:
+        read_card(case.folder, "proposal")
+    missing = [case for case in cases if not case.path.exists()]
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for done, _ in enumerate(pool.imap_unordered(judge, missing), 1):
+            print(f"{done} of {len(missing)} cases of fixed reward", file=sys.stderr)
+    behaviour = {name: behaviour_mean(data / name) for name in datasets}
+    return [row(case, json.loads(case.path.read_text()), behaviour) for case in cases]
+
+
+def behaviour_mean(folder: Path) -> float:
+    """Return the mean return of the episodes in a data set."""
+    from envs.dataset import EpisodeData
+
+    data = EpisodeData.load([folder])
+    ends = np.flatnonzero(data.terminated_N | data.truncated_N)
+    total = np.add.reduceat(data.reward_N, np.concatenate([[0], ends[:-1] + 1]))
+    return float(total.mean())
+
+
+def row(case: Case, found: Sequence[float], behaviour: Mapping[str, float]) -> dict[str, Any]:
+    """Return one line of the table."""
+    robot, mean = robot_of(case.dataset), behaviour[case.dataset]
+    score = mean_interval([normalised(robot, value) for value in found])
+    return {
+        "env": robot,
+        "dataset": case.dataset,
+        "arm": case.arm,
+        "normalised": score.mean,
+        "lo": score.lo,
+        "hi": score.hi,
+        "n": score.n,
+        "return_mean": float(np.mean(found)),
+        "behaviour_mean": mean,
+        "ratio": float(np.mean(found)) / mean,
+        "published_ratio": PUBLISHED[case.dataset],
+    }
