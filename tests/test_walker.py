@@ -69,7 +69,7 @@ def test_a_planner_that_the_weights_cannot_make_is_refused():
 
 def test_the_calibration_allows_the_rate_of_the_preset():
     calibration = load_calibration(WEIGHTS)
-    assert calibration.episodes >= 200
+    assert calibration.episodes >= 400
     assert calibration.threshold(LearnedConfig().surprise.false_alarm_rate) > 0
 
 
