@@ -258,16 +258,12 @@ def value_rows(p: Play, model: ValueEnsemble) -> tuple[Tensor, Tensor]:
 def adapt_policy(model: Policy, play: Sequence[Play], replay: Replay, cfg: FitConfig, seed: int) -> Candidate:
     """Return a policy that does what the planner did during the play, and what it used to do elsewhere."""
     fit_on, held = split(play)
-    states, actions = played(fit_on)
-    old_states = replay[0][:, :-1].flatten(0, 1)
+    elsewhere = replay[0][:, :-1].flatten(0, 1)
+    with torch.no_grad():
+        fresh, old = played(fit_on), (elsewhere, model(elsewhere))
 
     def loss(made: nn.Module, generator: Generator) -> Tensor:
-        old = int(cfg.batch * cfg.replay_share)
-        new_N = torch.randint(0, len(states), (cfg.batch - old,), generator=generator)
-        old_N = torch.randint(0, len(old_states), (old,), generator=generator)
-        with torch.no_grad():
-            kept = model(old_states[old_N])
-        return made.loss(torch.cat([states[new_N], old_states[old_N]]), torch.cat([actions[new_N], kept])).mean()  # pyright: ignore
+        return made.loss(*draw(fresh, old, cfg, generator)).mean()  # pyright: ignore
 
     def score(made: nn.Module) -> np.ndarray:
         assert isinstance(made, Policy)
@@ -304,17 +300,13 @@ def adapt_value(
     states, actions = windows(fit_on, 1)
     made = evaluate_policy(model, step, policy, (states, actions), judge, cfg, seed)
     late = {id(p) for p in play[-recent:]}
-    rows = [value_rows(p, model) for p in held if id(p) in late]
+    rows = [found for found in (value_rows(p, model) for p in held if id(p) in late) if len(found[0])]
 
+    @torch.inference_mode()
     def score(made: nn.Module) -> np.ndarray:
         assert isinstance(made, ValueEnsemble)
-        with torch.inference_mode():
-            return np.array(
-                [
-                    float((made.members(s).mean(0) - made.returns(r[:, None])[:, 0]).square().mean())
-                    for s, r in rows
-                    if len(s)
-                ]
-            )
+        return np.array(
+            [float((made.members(s).mean(0) - made.returns(r[:, None])[:, 0]).square().mean()) for s, r in rows]
+        )
 
     return candidate("value", model, made, score, play)

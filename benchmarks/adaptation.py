@@ -19,6 +19,7 @@ from benchmarks.common import (
     Options,
     Result,
     Table,
+    keep,
     paired_interval,
     parse,
     publish,
@@ -137,14 +138,6 @@ def path_of(case: str, seed: int, arm: str) -> Path:
     """Where an arm is kept, so that an interrupted benchmark goes on where it was."""
     mark = made_with(config(case, seed, True), judged=True)
     return QUICK_RESULTS / "adaptation" / f"{case.replace(' ', '-')}-{seed}-{arm}-{mark:08x}.json"
-
-
-def keep(path: Path, value: Any) -> None:
-    """Write JSON through a temporary name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value))
-    part.rename(path)
 
 
 def run(jobs: Sequence[tuple[str, int]], workers: int) -> list[dict[str, Any]]:

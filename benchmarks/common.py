@@ -136,6 +136,12 @@ class Result:
     results: Mapping[str, Any] = field(default_factory=dict)  # rows by name, for programs
 
 
+def keep(path: Path, value: Any) -> None:
+    """Keep one unit of work of a benchmark as JSON, so that an interrupted one goes on where it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, value)
+
+
 def cell(value: Any) -> str:
     """Return a cell as text: four significant digits, intervals as `mean [lo, hi]`, a dash for what is missing."""
     if isinstance(value, Interval):

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.adaptive import AdaptConfig, accepts, job
+from agents.adaptation import Play
+from agents.adaptive import accepts, job
 from agents.learned import LearnedConfig, judge_of, load_replay
-from benchmarks.common import QUICK_RESULTS
+from benchmarks.common import QUICK_RESULTS, keep
 from configs.presets import PRESETS
 from deploy.config import RunConfig
 from deploy.watch import made_with, watch_together
@@ -27,7 +28,7 @@ from planners.ssr import Ssr
 from world_models.checkpoint import WorldModel, load_model
 
 if TYPE_CHECKING:
-    from agents.adaptation import Part, Play
+    from agents.adaptation import Part
     from envs.episodes import Episode
 
 ROUNDS = (10, 20, 40, 60, 80, 100)
@@ -80,20 +81,18 @@ class Life:
     def path(self) -> Path:
         """Where the result is kept, so that an interrupted benchmark goes on where it was."""
         where = "healthy" if self.limit is None else f"{self.side}-{self.limit:g}"
-        name = f"{self.arm}-{where}-{self.play_set}-{self.budget}-{self.judged}-{made_with(self.config):08x}.json"
+        name = f"{self.arm}-{where}-{self.play_set}-{self.budget}-{self.judged}-{made_with(self.config, judged=True):08x}.json"
         return QUICK_RESULTS / "walker" / name.replace(" ", "-").replace(",", "")
 
 
 def as_play(e: Episode) -> Play:
     """Return an episode as play."""
-    from agents.adaptation import Play
-
     return Play(e.state_TO, e.action_TA, e.reward_T, e.terminated)
 
 
 def adapted(model: WorldModel, play: Sequence[Play], recent: int, life: Life, seed: int) -> WorldModel:
     """Return the model after one adaptation: the candidates that the agent's own gate accepts."""
-    cfg = replace(AdaptConfig(), parts=ARMS[life.arm].parts)
+    cfg = replace(ARMS[life.arm].agent.adapt, parts=ARMS[life.arm].parts)
     spec = robot_spec(life.config.robot)
     made = job(model, play, recent, load_replay(ARMS[life.arm].agent.folder), judge_of(spec), cfg, seed)
     return replace(model, **{c.part: c.model for c in made if accepts(c, cfg.margin)})  # pyright: ignore
@@ -124,20 +123,16 @@ def live(life: Life) -> dict[str, list[float]]:
     return found | {"play": [float(p.reward_T.sum()) for p in play]}
 
 
-def keep(life: Life) -> None:
+def live_and_keep(life: Life) -> None:
     """Live, and write down what came of it."""
-    found = live(life)
-    life.path.parent.mkdir(parents=True, exist_ok=True)
-    part = life.path.with_suffix(".part")
-    part.write_text(json.dumps(found))
-    part.rename(life.path)
+    keep(life.path, live(life))
 
 
 def lived(lives: Sequence[Life], workers: int) -> list[dict[str, list[float]]]:
     """Return the results in order; those that are on disk already are read."""
     missing = [life for life in lives if not life.path.exists()]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for done, _ in enumerate(pool.imap_unordered(keep, missing), 1):
+        for done, _ in enumerate(pool.imap_unordered(live_and_keep, missing), 1):
             print(f"{done} of {len(missing)} lives", file=sys.stderr)
     return [json.loads(life.path.read_text()) for life in lives]
 

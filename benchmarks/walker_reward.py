@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from agents.learned import LearnedConfig
-from benchmarks.common import QUICK_RESULTS, mean_interval
+from benchmarks.common import QUICK_RESULTS, keep, mean_interval
 from configs.limits import LIMITS
 from deploy.config import RunConfig
 from deploy.machine import ROOT
@@ -128,10 +128,7 @@ def judge(case: Case) -> None:
             range(FIRST + i, FIRST + min(i + TOGETHER, case.episodes)) for i in range(0, case.episodes, TOGETHER)
         ]
         found = [e.total_reward for some in numbers for e in watch_together(case.config, some)]
-    case.path.parent.mkdir(parents=True, exist_ok=True)
-    part = case.path.with_suffix(".part")
-    part.write_text(json.dumps(found))
-    part.rename(case.path)
+    keep(case.path, found)
 
 
 def measured(datasets: Sequence[str], episodes: int, data: Path, workers: int) -> list[dict[str, Any]]:

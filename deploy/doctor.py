@@ -22,7 +22,6 @@ from deploy.clock import Clock, MonotonicClock
 from deploy.loop import ticks
 from deploy.machine import ROOT, cpu_info, durations_s, gemm_gflops
 
-MODEL_PARTS = ("proposal", "dynamics", "value")
 RENDERERS = ("egl", "osmesa", "glfw")
 RENDER_PROBE = (
     "import mujoco; m = mujoco.MjModel.from_xml_string('<mujoco/>'); d = mujoco.MjData(m); "
@@ -179,11 +178,11 @@ def check_weights(path: Path) -> Finding:
     """Return whether one file of weights is whole, finite and fits its card."""
     import torch
 
-    from world_models.checkpoint import load_part, read_tensors
+    from world_models.checkpoint import PARTS, load_part, read_tensors
 
     name = f"weights {path.parent.name}/{path.stem}"
     try:
-        if path.stem in MODEL_PARTS:
+        if path.stem in PARTS:
             load_part(path.parent, path.stem)
         tensors = read_tensors(path)
     except (ValueError, KeyError, TypeError) as error:

@@ -165,3 +165,15 @@ def test_the_share_regained_is_exact_without_noise():
     from benchmarks.walker_ankle import nested_bootstrap
 
     assert nested_bootstrap([[2.0, 2.0]] * 3, [1.0, 1.0], [5.0, 5.0]) == (0.25, 0.25, 0.25)
+
+
+def test_the_rows_of_the_ankle_compare_each_arm_with_itself_healthy_and_broken():
+    from benchmarks.walker import ankle_rows
+    from benchmarks.walker_ankle import METHOD, Life
+
+    lives = [Life(METHOD, "left", None, None), Life(METHOD, "left", 0.5, None), Life(METHOD, "left", 0.5, 0, 20)]
+    found = [{"0": [4000.0, 4200.0]}, {"0": [1000.0, 1200.0]}, {"20": [2500.0, 2700.0], "play": [1.0]}]
+    before, after = ankle_rows(lives, found)
+    assert (before["budget"], before["regained"]) == (0, 0.0)
+    assert (after["budget"], after["regained"], after["method"], after["n"]) == (20, 0.5, True, 2)
+    assert after["normalised"] == pytest.approx(56.6, abs=0.1)
