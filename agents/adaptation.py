@@ -18,6 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
 from agents.imagination import ImagineConfig, Judge, evaluate_policy
+from world_models.body import Body
 from world_models.dynamics import DiffusionDynamics
 from world_models.policy import Policy, distance
 from world_models.step import StepModel
@@ -216,10 +217,19 @@ def adapt_dynamics(
     return candidate("dynamics", model, made, lambda m: energy_scores(m, held), play)  # pyright: ignore
 
 
-def adapt_step(model: StepModel, play: Sequence[Play], replay: Replay, cfg: FitConfig, seed: int) -> Candidate:
-    """Return a one-step model fitted to the play."""
+def adapt_step(
+    model: StepModel, play: Sequence[Play], replay: Replay, cfg: FitConfig, body_cfg: FitConfig, seed: int
+) -> Candidate:
+    """Return a one-step model fitted to the play: first its body, then the rest of it, which is shown what that body did.
+
+    So old data, of another body, contradict nothing.
+    """
     fit_on, held = split([p for p in play if len(p.action_TA) >= 2])
     fresh, old = windows(fit_on, 2), cut(replay, 2)
+    body = fit_body(model, fresh, body_cfg, seed).body
+    fresh = fresh[0], body(fresh[1])
+    bare = copy.deepcopy(model)
+    bare.body = Body(fresh[1].shape[-1])
 
     def loss(made: nn.Module, generator: Generator) -> Tensor:
         return made.loss(*draw(fresh, old, cfg, generator), generator).mean()  # pyright: ignore
@@ -228,7 +238,35 @@ def adapt_step(model: StepModel, play: Sequence[Play], replay: Replay, cfg: FitC
         assert isinstance(made, StepModel)
         return np.array([float(made.crps(*windows([p], 2)).mean()) for p in held])
 
-    return candidate("step", model, fit(model, loss, cfg, seed), score, play)
+    made = fit(bare, loss, cfg, seed)
+    made.body = body
+    return candidate("step", model, made, score, play)
+
+
+REACH = 0.8
+"""A limit that nothing has shown yet is looked for from this share of the range of the commands on."""
+
+
+def fit_body(model: StepModel, fresh: Replay, cfg: FitConfig, seed: int) -> StepModel:
+    """Return a copy whose body explains the windows `fresh` best; all else is as it was."""
+    made, actions_NA = copy.deepcopy(model).float(), fresh[1].flatten(0, 1)
+    middle_A = (actions_NA.amax(0) + actions_NA.amin(0)) / 2
+    reach_A = REACH * (actions_NA.amax(0) - actions_NA.amin(0)) / 2
+    gain_A, offset_A, low_A, high_A = made.body.numbers.unbind(0)
+    within = torch.maximum(low_A, middle_A - reach_A), torch.minimum(high_A, middle_A + reach_A)
+    made.body.numbers = torch.stack([gain_A, offset_A, *within]).requires_grad_()
+    optimiser = torch.optim.Adam([made.body.numbers], lr=cfg.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, cfg.steps)
+    for step in range(cfg.steps):
+        generator = Generator().manual_seed(seed * 1_000_003 + step)
+        rows = torch.randint(0, len(fresh[0]), (cfg.batch,), generator=generator)
+        value = made.loss(fresh[0][rows], fresh[1][rows], generator).mean()
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        optimiser.step()
+        schedule.step()
+    made.body.numbers = made.body.numbers.detach()
+    return made
 
 
 def cut(replay: Replay, horizon: int) -> Replay:

@@ -1,13 +1,12 @@
 """Doubt, and what follows from it: watch the prediction error, and on an alarm collect, fit a copy, judge it, swap, judge again.
 
 watch --alarm--> collect --enough play--> (job runs) --gate--> trial --worse return--> rolled back
-  ^                                                             |  |--enough new play--> next round
-  +------------------- the old body is back --------------------+
+  ^                 |                                           |  |--enough new play--> next round
+  +-----------------+---- a body that is known is back ---------+
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,7 +29,8 @@ from agents.adaptation import (
     adapt_value,
 )
 from agents.imagination import ImagineConfig, Judge
-from agents.monitor import WINDOW, evidence, step_error
+from agents.memory import ORIGINAL, Memory, RecallConfig
+from agents.monitor import WINDOW, step_error
 from agents.mpc import MpcAgent
 from agents.surprise import Calibration, SurpriseConfig
 from agents.types import AdaptationReport, AgentEvent, ModelSwap, SurpriseReading
@@ -39,6 +39,7 @@ from planners.search import SearchPlanner
 from planners.types import ActionPlan
 from planners.warm import Planner, WarmStart
 from world_models.checkpoint import WorldModel
+from world_models.step import StepModel
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class AdaptConfig:
     rounds: int = 3
     dynamics: FitConfig = field(default_factory=lambda: FitConfig(steps=200, learning_rate=1e-3, rank=8))
     step: FitConfig = field(default_factory=lambda: FitConfig(225, 512, 2e-3, rank=4, replay_share=0.5, members=4))
+    body: FitConfig = field(default_factory=lambda: FitConfig(400, 512, 2e-2))
+    """What the actuators do, found first; then `step` fits the rest of the one-step model."""
     policy: FitConfig = field(default_factory=lambda: FitConfig(400, 768, 5e-4, replay_share=1 / 3))
     value: ImagineConfig = field(default_factory=lambda: ImagineConfig(iterations=300))
     margin: float = 0.005
@@ -66,9 +69,7 @@ class AdaptConfig:
     """Chance to roll back an adaptation that changed nothing, at each look."""
     trial_episodes: int = 8
     """Episodes with the new model before its return is judged."""
-    recall_slack: float = 0.05
-    recall_level: float = 60.0
-    """CUSUM on the log-likelihood ratio of the original one-step model to the one in use: the old body is back at this level."""
+    recall: RecallConfig = field(default_factory=RecallConfig)
 
     def __post_init__(self) -> None:
         if self.play_episodes < 3:
@@ -87,7 +88,7 @@ def job(
     model: WorldModel, play: Sequence[Play], recent: int, replay: Replay, judge: Judge, cfg: AdaptConfig, seed: int
 ) -> list[Candidate]:
     """Return a candidate for each part; runs anywhere, on copies. The last `recent` episodes were played with `model`."""
-    made = [adapt_step(model.step, play, replay, cfg.step, seed)]
+    made = [adapt_step(model.step, play, replay, cfg.step, cfg.body, seed)]
     step, policy = made[0].model, model.policy
     if "dynamics" in cfg.parts and model.dynamics is not None:
         made.append(adapt_dynamics(model.dynamics, play, replay, cfg.dynamics, seed))
@@ -122,6 +123,7 @@ class AdaptiveAgent:
     def __post_init__(self) -> None:
         self.original = self.model
         planner = self.planner_for(self.model)
+        self.action = planner.action
         self.mpc = MpcAgent(self.face(planner), self.model.step, planner.dt_s, planner.action.size)
         self.state = surprise.start(self.calibration, self.surprise_cfg)
         self.stage: Stage = "watch"
@@ -131,7 +133,8 @@ class AdaptiveAgent:
         self.returns: list[float] = []  # of whole episodes since the alarm, under the model before the swap
         self.trial: list[float] = []  # of whole episodes since the swap
         self.previous: WorldModel | None = None
-        self.recall = 0.0
+        self.memory = Memory({ORIGINAL: self.original}, self.cfg.recall)
+        self.bodies = 0  # that were adapted to so far
         self.now_s = 0.0
         self._states: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
@@ -162,8 +165,14 @@ class AdaptiveAgent:
         planner = self.planner_for(model)
         self.mpc.use(self.face(planner), model.step)
         self.state = surprise.rescale(self.state) if adapted else surprise.restore(self.state)
-        self.recall, self._whole = 0.0, False
+        self.memory.restart()
+        self._whole = False
         return ModelSwap(self.now_s, name, reason)
+
+    @property
+    def body(self) -> str:
+        """Name of the body that is, or was last, adapted to."""
+        return f"body-{self.bodies}"
 
     # --- watching -------------------------------------------------------------------------------------------------
 
@@ -183,32 +192,27 @@ class AdaptiveAgent:
         window = np.stack(self._states[-WINDOW - 1 :]), np.stack(self._actions[-WINDOW:])
         error = step_error(self.model.step, *window)
         self.state, reading = surprise.read(self.state, after.t_s, error, self.calibration, self.surprise_cfg)
-        swapped: list[AgentEvent] = []
-        if self.model is not self.original:
-            swapped = self.watch_old_body(evidence(self.model.step, self.original.step, *window))
-        if reading.alarm and not swapped:
+        known = self.memory.update(self.memory.gains(self.model, *window))
+        if known is not None and self.cfg.enabled and self.stage != "fit":
+            return [reading, self.recall(known)]
+        if reading.alarm:
             self.on_alarm(reading)
-        return [reading, *swapped]
+        return [reading]
 
     def on_alarm(self, reading: SurpriseReading) -> None:
         """Start to collect, from the prediction that raised the alarm on."""
         if self.cfg.enabled and self.stage in ("watch", "trial"):
             self.returns = self.trial if self.stage == "trial" else []
             self.stage, self.round, self.fresh = "collect", 0, 0
+            self.bodies += 1
             self.play, self.trial = [], []
             self._record_from, self._whole = max(0, len(self._actions) - WINDOW), False
 
-    def watch_old_body(self, gain: float) -> list[AgentEvent]:
-        """Return a swap back when the original model explains what happens better again, for long enough (a CUSUM).
-
-        The first swap needs a better one-step model (`receive`), so the two are never the same.
-        """
-        gain = min(max(gain, -1.0), 1.0) if math.isfinite(gain) else 0.0
-        self.recall = max(0.0, self.recall + gain - self.cfg.recall_slack)
-        if self.recall < self.cfg.recall_level or self.stage == "fit":
-            return []
+    def recall(self, name: str) -> ModelSwap:
+        """Use a remembered model from now on; what was being learned is over."""
         self.stage = "watch"
-        return [self.use(self.original, "original", "the old body is back")]
+        whose = "the old body" if name == ORIGINAL else "a known body"
+        return self.use(self.memory.models[name], name, f"{whose} is back")
 
     # --- learning -------------------------------------------------------------------------------------------------
 
@@ -237,6 +241,9 @@ class AdaptiveAgent:
         worse = stats.ttest_ind(self.trial, self.returns, equal_var=False, alternative="less")
         if not worse.pvalue < self.cfg.rollback_risk:  # pyright: ignore
             return ()
+        self.memory.drop(self.body)
+        if self.previous is not self.original:
+            self.memory.keep(self.body, self.previous)
         swap = self.use(
             self.previous,
             "previous",
@@ -282,7 +289,8 @@ class AdaptiveAgent:
             if not self.trial:
                 self.previous = self.model
             swapped = replace(self.model, **chosen)  # pyright: ignore
-            events.append(self.use(swapped, f"adapted-{self.round}", "accepted"))
+            self.memory.keep(self.body, swapped)
+            events.append(self.use(swapped, f"{self.body}.{self.round}", "accepted"))
         return events
 
     def report(self, made: Candidate, good: bool, same_body: bool) -> AdaptationReport:
@@ -293,6 +301,10 @@ class AdaptiveAgent:
         if good and same_body:
             verdict += ": the one-step model gains nothing, so the body is the old one"
         reason = f"held-out score {change:+.1f} %, better on {made.better_share:.0%} of held-out episodes: {verdict}"
+        if isinstance(made.model, StepModel):
+            spec = self.action
+            found = made.model.body.explain(spec.names, spec.low_A.tolist(), spec.high_A.tolist())
+            reason += f"; {found}" if found else ""
         return AdaptationReport(
             self.now_s, made.part, accepted, made.before, made.after, made.play_steps, made.play_episodes, reason
         )

@@ -36,8 +36,8 @@ class ModelSwap:
     """Between two plans, the model in use changed."""
 
     t_s: float
-    model: str  # original | adapted-1 | adapted-2 ...
-    reason: str  # accepted | rolled back | the old body is back
+    model: str  # original | body-1.1 (body, round) | body-1 (recalled) | previous
+    reason: str  # accepted | rolled back | the old (or a known) body is back
 
 
 AgentEvent = SurpriseReading | AdaptationReport | ModelSwap

@@ -1,4 +1,4 @@
-"""`surefoot collect`: trained policies walk, or the planner itself does, and what they did becomes a data set.
+"""`surefoot collect`: trained policies walk, or a planner does, and what they did becomes a data set.
 
 $ python -m deploy.collect walker2d-medium --policies PATH/TO/policies --workers 2
 An interrupted collection continues when the same command is given again.
@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import shutil
 import sys
+import zlib
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
+from agents.teacher import TeacherConfig, teach
 from deploy.commandline import complain, in_one_line
 from envs.collect import RECIPES, Collected, Recipe, collect_dataset
 from envs.dataset import Layout, write_dataset
+from envs.episodes import Episode, Spool
 from envs.robots import robot_spec
 
 INTERRUPTED = 130  # the shell's code for an end by Ctrl-C
@@ -45,7 +50,7 @@ class OwnConfig:
     """Folder of the data set under the output folder."""
     preset: str
     episodes: int = 400
-    plan_latency_s: float = 0.024
+    plan_latency_s: float = 0.032
     """Simulated seconds that a plan takes."""
     out: Path = Path("data")
     workers: int = 2
@@ -54,6 +59,29 @@ class OwnConfig:
         if self.episodes < 1 or self.workers < 1:
             raise ValueError(f"episodes and workers must be >= 1, got {self.episodes} and {self.workers}")
 
+
+@dataclass(frozen=True)
+class GoalsConfig:
+    """How many episodes of random goals, pursued by the oracle planner, and where to."""
+
+    name: str
+    """Folder of the data set under the output folder."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    episodes: int = 250
+    out: Path = Path("data")
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.workers < 1:
+            raise ValueError(f"episodes and workers must be >= 1, got {self.episodes} and {self.workers}")
+
+
+GOALS: dict[str, tuple[str, GoalsConfig]] = {
+    "walker-goals": (
+        "random speeds, heights and pitches, pursued with the simulator as the model (hours: 40 s per 1000 steps and core)",
+        GoalsConfig("walker-goals"),
+    )
+}
 
 FIRST = 3_000_000
 """Number of the first episode: none that a run, a calibration or a benchmark uses."""
@@ -71,10 +99,11 @@ def main(argv: list[str] | None = None) -> int:
     defaults = {name: (text, CollectConfig(recipe, policies=tyro.MISSING)) for name, (text, recipe) in RECIPES.items()}
     try:
         config = in_one_line(
-            lambda: tyro.extras.overridable_config_cli({**defaults, **OWN}, args=argv, prog="surefoot collect")
+            lambda: tyro.extras.overridable_config_cli({**defaults, **OWN, **GOALS}, args=argv, prog="surefoot collect")
         )
-        if isinstance(config, OwnConfig):
-            print(f"{config.out / config.name}: {run_own(config, Console(stderr=True))}")
+        if not isinstance(config, CollectConfig):
+            made = run_own if isinstance(config, OwnConfig) else run_goals
+            print(f"{config.out / config.name}: {made(config, Console(stderr=True))}")  # pyright: ignore
             return 0
         done = run(config, Console(stderr=True))
     except KeyboardInterrupt:
@@ -110,24 +139,42 @@ def run_own(config: OwnConfig, console: Console) -> str:
     from configs.presets import PRESETS
     from deploy.watch import made_with, watch_and_keep
 
-    folder = config.out / config.name
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists: delete it to collect it again")
     if config.preset not in PRESETS:
         raise ValueError(f"no preset {config.preset!r}; choose from {', '.join(PRESETS)}")
     base = PRESETS[config.preset][1]
     cfg = replace(base, faults=(), adapt=False, control_arm=False, plan_latency_s=config.plan_latency_s)
     spool = config.out / f"{config.name}.spool"
-    kept = watch_and_keep(cfg, FIRST, config.episodes, config.workers, spool)
-    done = list(track(kept, "episodes", config.episodes, console=console))
-    about = {
-        "preset": config.preset,
-        "made_with": made_with(cfg),
-        "mean_return": sum(e.total_reward for e in done) / len(done),
-    }
-    write_dataset(done, Layout.of(robot_spec(cfg.robot, cfg.version)), folder, about)
-    shutil.rmtree(spool)
-    return f"{len(done)} episodes, {sum(e.length for e in done)} steps, mean return {about['mean_return']:.1f}"
+    made = watch_and_keep(cfg, FIRST, config.episodes, config.workers, spool)
+    about = {"preset": config.preset, "made_with": made_with(cfg)}
+    return write(made, config, Layout.of(robot_spec(cfg.robot, cfg.version)), about, console)
+
+
+def run_goals(config: GoalsConfig, console: Console) -> str:
+    """Let the teacher pursue goals and write what it did; return a line about it. An interrupted collection goes on where it was."""
+    from deploy.watch import keep, side_by_side
+
+    teacher = config.teacher
+    spool = Spool(config.out / f"{config.name}.spool" / f"{zlib.crc32(repr(teacher).encode()):08x}")
+    made = keep(
+        spool, range(config.episodes), lambda missing: side_by_side(partial(teach, teacher), missing, config.workers)
+    )
+    return write(
+        made, config, Layout.of(robot_spec(teacher.robot, teacher.version)), {"teacher": asdict(teacher)}, console
+    )
+
+
+def write(
+    made: Iterator[Episode], config: OwnConfig | GoalsConfig, layout: Layout, about: dict[str, object], console: Console
+) -> str:
+    """Write the episodes as they come, then drop their spool; return a line about them."""
+    folder = config.out / config.name
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists: delete it to collect it again")
+    done = list(track(made, "episodes", config.episodes, console=console))
+    mean = sum(e.total_reward for e in done) / len(done)
+    write_dataset(done, layout, folder, about | {"mean_return": mean})
+    shutil.rmtree(config.out / f"{config.name}.spool")
+    return f"{len(done)} episodes, {sum(e.length for e in done)} steps, mean return {mean:.1f}"
 
 
 def _summary(done: Collected) -> str:

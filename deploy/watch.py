@@ -26,6 +26,7 @@ from world_models.checkpoint import PARTS
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
+    from deploy.robots.sim import SimRobot
     from envs.types import Observation
     from planners.base import Dynamics
     from planners.search import SearchPlanner
@@ -170,12 +171,14 @@ def watch_together(cfg: RunConfig, numbers: Sequence[int], model: WorldModel | N
     return together(cfg, [partial(live, cfg, number) for number in numbers], model)
 
 
-def live(cfg: RunConfig, number: int, agent: MpcAgent) -> Episode:
-    """Return one episode on a clock of its own, which starts at 0."""
+def live(cfg: RunConfig, number: int, agent: MpcAgent | Callable[[SimRobot], MpcAgent]) -> Episode:
+    """Return one episode on a clock of its own, which starts at 0; the agent may be made for the robot."""
     from deploy.arms import Parts, unlogged
     from deploy.robots.sim import make_robot
 
     robot, fault_s = make_robot(cfg)
+    if not isinstance(agent, MpcAgent):
+        agent = agent(robot)
     session = unlogged(cfg, Parts(robot, agent, fault_s), lambda history, _: not history.episodes, number)
     (done,) = session.history.episodes
     assert session.view.observation is not None
@@ -195,26 +198,20 @@ def live(cfg: RunConfig, number: int, agent: MpcAgent) -> Episode:
 def watch(cfg: RunConfig, numbers: Sequence[int], workers: int = 1) -> Iterator[Episode]:
     """Yield the episodes in order."""
     groups = [numbers[i : i + TOGETHER] for i in range(0, len(numbers), TOGETHER)]
-    some = partial(watch_together, cfg)
-    with ExitStack() as stack:
-        if workers == 1:
-            found: Iterator[list[Episode]] = map(some, groups)
-        else:
-            from deploy.interrupt import ignored_by_children
-
-            with ignored_by_children():
-                pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
-            found = pool.imap(some, groups)
-        for group in found:
-            yield from group
+    for group in side_by_side(partial(watch_together, cfg), groups, workers):
+        yield from group
 
 
 def watch_and_keep(cfg: RunConfig, first: int, count: int, workers: int, folder: Path) -> Iterator[Episode]:
     """Yield `count` episodes from number `first` on, kept in a spool under `folder`: the same call later goes on from there."""
     spool = Spool(folder / f"{cfg.preset}-{made_with(cfg):08x}")
-    numbers = range(first, first + count)
+    return keep(spool, range(first, first + count), lambda missing: watch(cfg, missing, workers))
+
+
+def keep(spool: Spool, numbers: Sequence[int], make: Callable[[Sequence[int]], Iterator[Episode]]) -> Iterator[Episode]:
+    """Yield the episodes in order: those that the spool holds, and what `make(missing)` yields, which it then holds too."""
     kept = {number for number in numbers if spool.read_if_whole(number) is not None}
-    made = watch(cfg, [number for number in numbers if number not in kept], workers)
+    made = make([number for number in numbers if number not in kept])
     for number in numbers:
         if number in kept:
             yield spool.read(number)
@@ -222,3 +219,16 @@ def watch_and_keep(cfg: RunConfig, first: int, count: int, workers: int, folder:
             episode = next(made)
             spool.write(number, episode)
             yield episode
+
+
+def side_by_side[X, T](make: Callable[[X], T], work: Sequence[X], workers: int) -> Iterator[T]:
+    """Yield what `make` returns for each piece of work, in order; with more than one worker, made in processes."""
+    from deploy.interrupt import ignored_by_children
+
+    if workers == 1:
+        yield from map(make, work)
+        return
+    with ExitStack() as stack:
+        with ignored_by_children():
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
+        yield from pool.imap(make, work)

@@ -126,7 +126,7 @@ def _buffer(episode: Episode, layout: Layout, index: int, first_frame: int) -> d
     frame_T = np.arange(size)
     return {
         "size": size,
-        "task": [layout.robot] * size,
+        "task": tasks(episode, layout.robot),
         "episode_index": index,
         "index": frame_T + first_frame,
         "task_index": np.zeros(size, dtype=np.int64),
@@ -141,6 +141,14 @@ def _buffer(episode: Episode, layout: Layout, index: int, first_frame: int) -> d
         "next.terminated": last_T & episode.terminated,
         "next.truncated": last_T & episode.truncated,
     }
+
+
+def tasks(episode: Episode, otherwise: str) -> list[str]:
+    """Return what the robot was asked for at each step: the goals in the episode's meta, pairs (first step, text)."""
+    found = [otherwise] * episode.length
+    for first, goal in episode.meta.get("goals", ()):
+        found[first:] = [goal] * (episode.length - first)
+    return found
 
 
 @contextmanager

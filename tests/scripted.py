@@ -109,4 +109,4 @@ class ScriptedAgent:
         assert result == "weights"
         self.received_s.append(t_s)
         report = AdaptationReport(t_s, "dynamics", self.accept, 2.0, 1.0, 100, 3, "better by half")
-        return [report, ModelSwap(t_s, "adapted-1", "accepted")] if self.accept else [report]
+        return [report, ModelSwap(t_s, "body-1.1", "accepted")] if self.accept else [report]

@@ -200,7 +200,8 @@ def test_the_one_step_model_follows_the_body(healthy):
         return made.loss(states[pick], actions[pick], generator).mean()
 
     model = fit(untrained, loss, FitConfig(steps=600, learning_rate=1e-2), 0)
-    made = adapt_step(model, play(-0.5, 9), replay, FitConfig(steps=300, learning_rate=3e-3), 0)
+    body = FitConfig(300, 256, 3e-2)
+    made = adapt_step(model, play(-0.5, 9), replay, FitConfig(steps=300, learning_rate=3e-3), body, 0)
     assert made.part == "step"
     assert made.after < 0.5 * made.before
     assert made.better_share == 1.0

@@ -11,6 +11,7 @@ from agents.adaptation import Candidate, FitConfig
 from agents.adaptive import AdaptConfig, AdaptiveAgent
 from agents.imagination import ImagineConfig
 from agents.learned import judge_of
+from agents.memory import RecallConfig
 from agents.surprise import Calibration, SurpriseConfig
 from agents.types import AdaptationReport, ModelSwap, SurpriseReading
 from envs.robots import robot_spec
@@ -175,7 +176,7 @@ def test_after_refusals_the_agent_watches_again_and_a_later_alarm_starts_anew():
 def test_a_model_that_predicts_better_but_does_worse_is_rolled_back():
     it = adapted()
     it.returns = [100.0, 101.0, 99.0]
-    it.cfg = AdaptConfig(play_episodes=100, trial_episodes=3, recall_level=1e9)
+    it.cfg, it.memory.cfg = AdaptConfig(play_episodes=100, trial_episodes=3), RecallConfig(level=1e9)
     it.surprise_cfg = SurpriseConfig(gross=1e9, settle=10_000)
     events = [e for n in (1.0, 1.1, 0.9) for e in live(it, 0.0, reward=n)]
     (swap,) = [e for e in events if isinstance(e, ModelSwap)]
@@ -186,19 +187,11 @@ def test_a_model_that_predicts_better_but_does_worse_is_rolled_back():
 def test_a_model_that_does_better_is_kept():
     it = adapted()
     it.returns = [1.0, 1.1, 0.9]
-    it.cfg = AdaptConfig(play_episodes=100, trial_episodes=3, recall_level=1e9)
+    it.cfg, it.memory.cfg = AdaptConfig(play_episodes=100, trial_episodes=3), RecallConfig(level=1e9)
     it.surprise_cfg = SurpriseConfig(gross=1e9, settle=10_000)
     for n in (5.0, 6.0, 5.5):
         live(it, 0.0, reward=n)
     assert it.model is not it.original
-
-
-def test_the_original_model_returns_when_it_predicts_better_for_long_enough():
-    it = adapted()
-    swaps = [it.watch_old_body(0.9) for _ in range(80)]
-    (swap,) = [e for found in swaps for e in found]
-    assert swap.reason == "the old body is back"
-    assert it.model is it.original
 
 
 def test_where_the_one_step_model_gains_nothing_the_body_is_the_old_one_and_all_is_refused():
@@ -234,10 +227,27 @@ def test_a_repaired_body_is_known_by_what_it_does():
     assert it.model is it.original
 
 
-def test_the_original_model_stays_away_while_it_predicts_worse():
+def test_after_a_second_break_the_adapted_model_is_recalled_and_nothing_is_learned_again():
     it = adapted()
-    assert not [e for _ in range(500) for e in it.watch_old_body(-0.5)]
-    assert not [e for _ in range(500) for e in it.watch_old_body(float("nan"))]
+    it.cfg = replace(it.cfg, trial_episodes=1000)
+    mended = it.model
+    mended.step.net[-1].bias.data[:17] += 1.0  # it expects a drift of 1 a step
+    events = [e for _ in range(4) for e in live(it, 0.0)]
+    assert it.model is it.original
+    it.surprise_cfg = SurpriseConfig(gross=1e9, settle=10_000)
+    events = [e for _ in range(4) for e in live(it, 1.0)]
+    (swap,) = [e for e in events if isinstance(e, ModelSwap)]
+    assert (swap.model, swap.reason) == ("body-1", "a known body is back")
+    assert it.model is mended
+    assert it.stage == "watch"
+
+
+def test_the_control_arm_recalls_nothing():
+    it = agent(enabled=False)
+    other = replace(it.original, step=copy.deepcopy(it.original.step))
+    other.step.net[-1].bias.data[:17] += 1.0
+    it.memory.keep("body-1", other)
+    assert not [e for _ in range(4) for e in live(it, 1.0) if isinstance(e, ModelSwap)]
 
 
 def test_a_swap_makes_the_threshold_provisional_and_going_back_does_not():

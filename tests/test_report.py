@@ -60,7 +60,7 @@ def story(accepted=True):
         t_s += seconds
     history.alarms = [(0, reading(1.0)), (2, reading(9.3))]
     history.adaptations = [AdaptationReport(13.5, "dynamics", accepted, 0.5, 0.3, 300, 3, "better <by> far")]
-    history.swaps = [ModelSwap(13.5, "adapted-1", "accepted")] if accepted else []
+    history.swaps = [ModelSwap(13.5, "body-1.1", "accepted")] if accepted else []
     history.plan_ms = [10.0, 20.0, 30.0]
     return history
 
@@ -102,7 +102,7 @@ def test_an_interrupted_episode_counts_in_no_phase():
 
 def test_a_model_accepted_before_the_fault_does_not_begin_the_adapted_phase():
     history = story()
-    history.swaps = [ModelSwap(2.0, "adapted-1", "accepted"), ModelSwap(14.0, "previous", "rolled back")]
+    history.swaps = [ModelSwap(2.0, "body-1.1", "accepted"), ModelSwap(14.0, "previous", "rolled back")]
     assert history.adapted_s is None
 
 

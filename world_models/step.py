@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from envs.shapes import check
+from world_models.body import Body
 from world_models.normaliser import Normaliser
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class StepConfig:
 
 
 class StepModel(nn.Module):
-    """Gaussian one-step predictions; states in physical units outside, changes at unit scale inside."""
+    """Gaussian one-step predictions; states in physical units outside, changes at unit scale inside. `body` comes before all."""
 
     low: Tensor
     high: Tensor
@@ -57,6 +58,7 @@ class StepModel(nn.Module):
         widths = [2 * (o + len(action.mean)) + 1, *[cfg.width] * cfg.layers]
         hidden = [m for i in range(cfg.layers) for m in (nn.Linear(widths[i], widths[i + 1]), nn.SiLU())]
         self.net = nn.Sequential(*hidden, nn.Linear(widths[-1], 2 * o))
+        self.body = Body(len(action.mean))
         self.register_buffer("low", torch.full((o,), -UNBOUNDED))  # range of the training states
         self.register_buffer("high", torch.full((o,), UNBOUNDED))
 
@@ -72,8 +74,8 @@ class StepModel(nn.Module):
 
         `before_NO` and `past_NA` are the state and action one step ago; where `known_N1` is 0 they do not count.
         """
-        past = torch.cat([self.change(state_NO - before_NO), self.action(past_NA)], -1) * known_N1
-        x = torch.cat([self.state(state_NO), self.action(action_NA), past, known_N1], -1)
+        past = torch.cat([self.change(state_NO - before_NO), self.action(self.body(past_NA))], -1) * known_N1
+        x = torch.cat([self.state(state_NO), self.action(self.body(action_NA)), past, known_N1], -1)
         mean_NO, log_NO = self.net(x.to(self.dtype)).float().chunk(2, -1)
         return mean_NO, log_NO.clamp(*LOG_SCALE)
 
@@ -124,13 +126,13 @@ class StepModel(nn.Module):
         """Return the states that follow one another by the mean prediction, (B, S, H, O); draws nothing at random."""
         sizes = check("actions", actions_BSHA, "B S H A", A=len(self.action.mean))
         b, s, h, o = sizes["B"], sizes["S"], sizes["H"], len(self.state.mean)
-        action_NHA = self.action(actions_BSHA.flatten(0, 1))
+        action_NHA = self.action(self.body(actions_BSHA.flatten(0, 1)))
         state_NO = belief.z_BD.repeat_interleave(s, 0)
         remembers = belief.z_BTD.shape[1] > 1
         change_NO, past_NA = torch.zeros_like(state_NO), torch.zeros_like(action_NHA[:, 0])
         if remembers:
             change_NO = self.change(belief.z_BTD[:, -1] - belief.z_BTD[:, -2]).repeat_interleave(s, 0)
-            past_NA = self.action(belief.actions_BTA[:, -1]).repeat_interleave(s, 0)
+            past_NA = self.action(self.body(belief.actions_BTA[:, -1])).repeat_interleave(s, 0)
         known_N1 = torch.full_like(state_NO[:, :1], float(remembers))
         found = []
         for action_NA in action_NHA.unbind(1):

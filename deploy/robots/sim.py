@@ -33,6 +33,11 @@ class SimRobot:
         self._result: tuple[Any, float, bool, bool, dict[str, Any]] | None = None
 
     @property
+    def env(self) -> gymnasium.Env:
+        """The simulation, for those who may look inside it."""
+        return self._env
+
+    @property
     def last_A(self) -> np.ndarray:
         """The action that was sent last, (A,); `hold` after a reset."""
         return self._last_A
