@@ -44,7 +44,7 @@ def plan(options: WalkerOptions) -> list[Life]:
         for side, limit in DEFECTS if name == METHOD else DEFECTS[:1]:
             sets = range(options.sets if (side, limit) == DEFECTS[0] else 1)
             lives.append(Life(name, side, limit, None, 0, options.judged))
-            lives += [Life(name, side, limit, n, arm.budget, options.judged) for n in sets]
+            lives += [Life(name, side, limit, n, arm.budget, options.judged) for n in sets if arm.budget]
     return lives
 
 
@@ -72,9 +72,14 @@ def ankle_rows(lives: Sequence[Life], found: Sequence[dict[str, list[float]]]) -
         (healthy,) = (f["0"] for x, f in by_life.items() if x.arm == arm and x.limit is None)
         mine = [(x, f) for x, f in by_life.items() if (x.arm, x.side, x.limit) == (arm, side, limit)]
         (broken,) = (f["0"] for x, f in mine if x.play_set is None)
-        rows.append(row(arm, side, limit, "0", [broken], (0.0, 0.0, 0.0)))
+        share = (0.0, 0.0, 0.0)
+        if not ARMS[arm].budget:  # the ceiling: it has nothing to learn, and is held against the method
+            base = [(x, f["0"]) for x, f in by_life.items() if x.arm == METHOD and x.play_set is None]
+            lost = {x.limit: f for x, f in base if x.limit is None or (x.side, x.limit) == (side, limit)}
+            share = nested_bootstrap([broken], lost[limit], lost[None])
+        rows.append(row(arm, side, limit, "0", [broken], share))
         sets = [f for x, f in mine if x.play_set is not None]
-        for budget in [key for key in sets[0] if key.isdigit()]:
+        for budget in [key for key in (sets[0] if sets else ()) if key.isdigit()]:
             after = [f[budget] for f in sets]
             rows.append(row(arm, side, limit, budget, after, nested_bootstrap(after, broken, healthy)))
     return rows
@@ -94,7 +99,7 @@ def measure(options: WalkerOptions) -> Result:
     datasets, episodes = ((), 0) if options.quick else (options.datasets, options.episodes)
     reward = measured(datasets, episodes, options.data, options.workers)
     lives = plan(options)
-    ankle = ankle_rows(lives, lived(lives, options.workers))
+    ankle = ankle_rows(lives, lived(lives, options.data, options.workers))
     method = [r for r in ankle if r["method"] and (r["side"], r["limit"]) == DEFECTS[0] and r["budget"]]
     figures = {f"regained after {r['budget']} episodes": r["regained"] for r in method}
     best = {name: max(r["ratio"] for r in reward if r["dataset"] == name) for name in datasets}

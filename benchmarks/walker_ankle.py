@@ -6,13 +6,15 @@ on until its budget is spent. What it has become is then judged on episodes that
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -20,9 +22,12 @@ from agents.adaptation import Play
 from agents.adaptive import accepts, job
 from agents.learned import LearnedConfig, judge_of, load_replay
 from benchmarks.common import QUICK_RESULTS, keep
+from benchmarks.joint import joint_planner, trained, tuned
+from benchmarks.walker_reward import WEIGHTS, omniscient
+from configs.models import MODELS
 from configs.presets import PRESETS
 from deploy.config import RunConfig
-from deploy.watch import made_with, watch_together
+from deploy.watch import TOGETHER, made_with, watch_together
 from envs.robots import robot_spec
 from planners.ssr import Ssr
 from world_models.checkpoint import WorldModel, load_model
@@ -30,6 +35,7 @@ from world_models.checkpoint import WorldModel, load_model
 if TYPE_CHECKING:
     from agents.adaptation import Part
     from envs.episodes import Episode
+    from world_models.proposal import DiffusionProposal
 
 ROUNDS = (10, 20, 40, 60, 80, 100)
 """Episodes of play after which the robot adapts again."""
@@ -46,6 +52,7 @@ class Arm:
     parts: tuple[Part, ...]
     agent: LearnedConfig = field(default_factory=LearnedConfig)
     budget: int = 100
+    kind: Literal["learned", "joint", "simulator"] = "learned"
 
 
 PUBLISHED = LearnedConfig(predictor="dynamics", horizon=32, samples=16, method=Ssr())
@@ -53,9 +60,12 @@ ARMS = {
     "one-step model, policy and value": Arm(("step", "policy", "value")),
     "one-step model alone": Arm(("step",), budget=20),
     "diffusion dynamics alone, sample-score-rank": Arm(("step", "dynamics"), PUBLISHED, budget=20),
+    "joint diffusion of actions and states, fine-tuned": Arm((), budget=20, kind="joint"),
+    "simulator as the model, healthy value": Arm((), budget=0, kind="simulator"),
 }
 METHOD = next(iter(ARMS))
 """Named before its test seeds were run."""
+JOINT_DATA = "walker2d-medium"
 
 
 @dataclass(frozen=True)
@@ -98,16 +108,48 @@ def adapted(model: WorldModel, play: Sequence[Play], recent: int, life: Life, se
     return replace(model, **{c.part: c.model for c in made if accepts(c, cfg.margin)})  # pyright: ignore
 
 
-def live(life: Life) -> dict[str, list[float]]:
+@dataclass
+class Robot:
+    """One robot of an arm: what it has learned so far, and how it lives."""
+
+    life: Life
+    model: WorldModel
+    joint: DiffusionProposal | None
+
+    def episodes(self, numbers: Sequence[int]) -> list[Episode]:
+        """Return the episodes with these numbers."""
+        cfg, arm = self.life.config, ARMS[self.life.arm]
+        if arm.kind == "simulator":
+            return omniscient(cfg, numbers, self.model)
+        planner = None
+        if self.joint is not None:
+            planner = joint_planner(arm.agent, robot_spec(cfg.robot), self.model, copy.deepcopy(self.joint))
+        some = [numbers[i : i + TOGETHER] for i in range(0, len(numbers), TOGETHER)]
+        return [e for few in some for e in watch_together(cfg, few, self.model, planner)]
+
+    def adapt(self, play: Sequence[Play], recent: int, seed: int) -> None:
+        """Learn from play, of which the last `recent` episodes are new."""
+        if self.joint is None:
+            self.model = adapted(self.model, play, recent, self.life, seed)
+        else:
+            self.joint = tuned(self.joint, play, load_replay(ARMS[self.life.arm].agent.folder), seed)
+
+
+def robot_for(life: Life, data: Path) -> Robot:
+    """Return the robot at the start of its life."""
+    joint = trained(MODELS[JOINT_DATA], data, WEIGHTS / JOINT_DATA) if ARMS[life.arm].kind == "joint" else None
+    return Robot(life, load_model(ARMS[life.arm].agent.folder), joint)
+
+
+def live(life: Life, data: Path) -> dict[str, list[float]]:
     """Return the returns of the judged episodes for each budget reached, and of the play."""
     import torch
 
     torch.set_num_threads(1)
-    cfg, model, play = life.config, load_model(ARMS[life.arm].agent.folder), []
-    judged = range(JUDGED, JUDGED + life.judged)
+    robot, play = robot_for(life, data), []
 
     def judge() -> list[float]:
-        return [e.total_reward for e in watch_together(cfg, judged, model)]
+        return [e.total_reward for e in robot.episodes(range(JUDGED, JUDGED + life.judged))]
 
     if life.play_set is None:
         return {"0": judge()}
@@ -115,24 +157,24 @@ def live(life: Life) -> dict[str, list[float]]:
     for round_, until in enumerate(n for n in ROUNDS if n <= life.budget):
         first = PLAYED + 1000 * life.play_set
         numbers = range(first + len(play), first + until)
-        play += [as_play(e) for e in watch_together(cfg, numbers, model)]
-        model = adapted(model, play, len(numbers), life, 100 * life.play_set + round_)
+        play += [as_play(e) for e in robot.episodes(numbers)]
+        robot.adapt(play, len(numbers), 100 * life.play_set + round_)
         if until in (20, life.budget):
             found[str(until)] = judge()
         print(f"{life.arm}, set {life.play_set}, {until} episodes of play", file=sys.stderr)
     return found | {"play": [float(p.reward_T.sum()) for p in play]}
 
 
-def live_and_keep(life: Life) -> None:
+def live_and_keep(life: Life, data: Path) -> None:
     """Live, and write down what came of it."""
-    keep(life.path, live(life))
+    keep(life.path, live(life, data))
 
 
-def lived(lives: Sequence[Life], workers: int) -> list[dict[str, list[float]]]:
+def lived(lives: Sequence[Life], data: Path, workers: int) -> list[dict[str, list[float]]]:
     """Return the results in order; those that are on disk already are read."""
     missing = [life for life in lives if not life.path.exists()]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for done, _ in enumerate(pool.imap_unordered(live_and_keep, missing), 1):
+        for done, _ in enumerate(pool.imap_unordered(partial(live_and_keep, data=data), missing), 1):
             print(f"{done} of {len(missing)} lives", file=sys.stderr)
     return [json.loads(life.path.read_text()) for life in lives]
 

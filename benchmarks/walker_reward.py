@@ -10,19 +10,29 @@ import multiprocessing
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agents.learned import LearnedConfig
+from agents.learned import LearnedConfig, planner_of
+from agents.oracle import OracleAgent
 from benchmarks.common import QUICK_RESULTS, keep, mean_interval
+from benchmarks.joint import joint_planner, trained
 from configs.limits import LIMITS
+from configs.models import MODELS
 from deploy.config import RunConfig
 from deploy.machine import ROOT
-from deploy.watch import TOGETHER, made_with, watch_together
+from deploy.watch import TOGETHER, live, made_with, watch_together
+from envs.robots import robot_spec
 from planners.ssr import Ssr
-from world_models.checkpoint import load_part, read_card
+from world_models.checkpoint import load_model, load_part, read_card
+
+if TYPE_CHECKING:
+    from envs.episodes import Episode
+    from planners.search import SearchPlanner
+    from world_models.checkpoint import WorldModel
 
 D4RL = {
     "walker2d": (1.629008, 4592.3),
@@ -49,7 +59,9 @@ PLANNERS = {
     "sample, score, rank": LearnedConfig(samples=48, method=Ssr()),
     "refinement (CEM)": LearnedConfig(),
 }
-CLONING = "one-step cloning"
+CLONING, JOINT, ORACLE = "one-step cloning", "joint diffusion, best of its dreams", "refinement, simulator as the model"
+ORACLE_EPISODES = 10
+"""The simulator takes its time."""
 
 
 def robot_of(dataset: str) -> str:
@@ -116,29 +128,46 @@ def cloned(case: Case) -> list[float]:
     return [run_episode(env, act, FIRST + i, 1000, {}).total_reward for i in range(case.episodes)]
 
 
-def judge(case: Case) -> None:
+def judge(case: Case, data: Path) -> None:
     """Run the episodes and write their returns down."""
     import torch
 
     torch.set_num_threads(1)
     if case.arm == CLONING:
         found = cloned(case)
+    elif case.arm == ORACLE:
+        found = [e.total_reward for e in omniscient(case.config, range(FIRST, FIRST + case.episodes))]
     else:
+        planner = dreamer(case, data) if case.arm == JOINT else None
         numbers = [
             range(FIRST + i, FIRST + min(i + TOGETHER, case.episodes)) for i in range(0, case.episodes, TOGETHER)
         ]
-        found = [e.total_reward for some in numbers for e in watch_together(case.config, some)]
+        found = [e.total_reward for some in numbers for e in watch_together(case.config, some, None, planner)]
     keep(case.path, found)
+
+
+def dreamer(case: Case, data: Path) -> SearchPlanner:
+    """Return the planner with the joint model, which is trained first where it is not."""
+    joint = trained(MODELS[case.dataset], data, case.folder)
+    return joint_planner(case.config.agent, robot_spec(case.config.robot), load_model(case.folder), joint)  # pyright: ignore
+
+
+def omniscient(cfg: RunConfig, numbers: Sequence[int], model: WorldModel | None = None) -> list[Episode]:
+    """Return episodes of the planner of `cfg` with the simulator in place of its dynamics."""
+    assert isinstance(cfg.agent, LearnedConfig)
+    planner = planner_of(cfg.agent, robot_spec(cfg.robot, cfg.version), model or load_model(cfg.agent.folder), "")
+    return [live(cfg, number, lambda robot: OracleAgent(planner, robot.env)) for number in numbers]
 
 
 def measured(datasets: Sequence[str], episodes: int, data: Path, workers: int) -> list[dict[str, Any]]:
     """Return the rows of the table. Raises ValueError for a data set whose model is not trained."""
-    cases = [Case(name, arm, episodes) for name in datasets for arm in (CLONING, *PLANNERS)]
+    cases = [Case(name, arm, episodes) for name in datasets for arm in (CLONING, JOINT, *PLANNERS)]
+    cases += [Case(name, ORACLE, min(episodes, ORACLE_EPISODES)) for name in datasets]
     for case in cases:
         read_card(case.folder, "proposal")
     missing = [case for case in cases if not case.path.exists()]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for done, _ in enumerate(pool.imap_unordered(judge, missing), 1):
+        for done, _ in enumerate(pool.imap_unordered(partial(judge, data=data), missing), 1):
             print(f"{done} of {len(missing)} cases of fixed reward", file=sys.stderr)
     behaviour = {name: behaviour_mean(data / name) for name in datasets}
     return [row(case, json.loads(case.path.read_text()), behaviour) for case in cases]

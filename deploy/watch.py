@@ -129,8 +129,13 @@ class Guest(MpcAgent):
         return self._table.plan(self._seat, observation, self.belief(observation), committed_KA, self.generator)
 
 
-def together[T](cfg: RunConfig, runs: Sequence[Callable[[MpcAgent], T]], model: WorldModel | None = None) -> list[T]:
-    """Return what each run makes of an agent of its own; `cfg` names the model (if it is not given) and the goal.
+def together[T](
+    cfg: RunConfig,
+    runs: Sequence[Callable[[MpcAgent], T]],
+    model: WorldModel | None = None,
+    planner: SearchPlanner | None = None,
+) -> list[T]:
+    """Return what each run makes of an agent of its own; `cfg` names model and planner, if they are not given, and the goal.
 
     Raises what a run raised.
     """
@@ -146,7 +151,7 @@ def together[T](cfg: RunConfig, runs: Sequence[Callable[[MpcAgent], T]], model: 
     if cfg.agent.warm:
         raise ValueError("sessions that plan together do not know the last plan of each: agent.warm must be False")
     spec, model = robot_spec(cfg.robot, cfg.version), model or load_model(cfg.agent.folder)
-    planner = planner_of(cfg.agent, spec, model, cfg.objective)
+    planner = planner or planner_of(cfg.agent, spec, model, cfg.objective)
     table = Table(planner, model.step, len(runs))
 
     def seat(index: int) -> T:
@@ -166,9 +171,11 @@ def together[T](cfg: RunConfig, runs: Sequence[Callable[[MpcAgent], T]], model: 
     return [future.result() for future in made]
 
 
-def watch_together(cfg: RunConfig, numbers: Sequence[int], model: WorldModel | None = None) -> list[Episode]:
-    """Return a few episodes; each depends on the config, the model and its number alone."""
-    return together(cfg, [partial(live, cfg, number) for number in numbers], model)
+def watch_together(
+    cfg: RunConfig, numbers: Sequence[int], model: WorldModel | None = None, planner: SearchPlanner | None = None
+) -> list[Episode]:
+    """Return a few episodes; each depends on the config, the model, the planner and its number alone."""
+    return together(cfg, [partial(live, cfg, number) for number in numbers], model, planner)
 
 
 def live(cfg: RunConfig, number: int, agent: MpcAgent | Callable[[SimRobot], MpcAgent]) -> Episode:
