@@ -33,7 +33,7 @@ from agents.memory import ORIGINAL, Memory, RecallConfig
 from agents.monitor import WINDOW, step_error
 from agents.mpc import MpcAgent
 from agents.surprise import Calibration, SurpriseConfig
-from agents.types import AdaptationReport, AgentEvent, ModelSwap, SurpriseReading
+from agents.types import AdaptationReport, AgentEvent, GoalChange, ModelSwap, SurpriseReading
 from envs.types import Observation
 from planners.search import SearchPlanner
 from planners.types import ActionPlan
@@ -81,6 +81,9 @@ class AdaptConfig:
 KEPT = 100
 """Episodes of play that are remembered."""
 
+TASK = ("", "run")
+"""Objectives that are the task's own, on which surprise was calibrated."""
+
 Stage = Literal["watch", "collect", "fit", "trial"]
 
 
@@ -107,10 +110,10 @@ def accepts(made: Candidate, margin: float) -> bool:
 
 @dataclass
 class AdaptiveAgent:
-    """An MpcAgent that watches its own predictions. `planner_for(model)` composes the planner of a model."""
+    """An MpcAgent that watches its own predictions. `planner_for(model, objective)` composes the planner."""
 
     model: WorldModel
-    planner_for: Callable[[WorldModel], SearchPlanner]
+    planner_for: Callable[[WorldModel, str], SearchPlanner]
     judge: Judge
     """What the task pays for a step, and whether the robot still stands."""
     calibration: Calibration
@@ -119,13 +122,15 @@ class AdaptiveAgent:
     warm: bool = False
     cfg: AdaptConfig = field(default_factory=AdaptConfig)
     seed: int = 0
+    objective: str = ""
 
     def __post_init__(self) -> None:
         self.original = self.model
-        planner = self.planner_for(self.model)
+        planner = self.planner_for(self.model, self.objective)
         self.action = planner.action
         self.mpc = MpcAgent(self.face(planner), self.model.step, planner.dt_s, planner.action.size)
-        self.state = surprise.start(self.calibration, self.surprise_cfg)
+        started = surprise.start(self.calibration, self.surprise_cfg)
+        self.state = started if self.objective in TASK else surprise.rescale(started)
         self.stage: Stage = "watch"
         self.round = 0
         self.play: list[Play] = []
@@ -161,13 +166,30 @@ class AdaptiveAgent:
 
     def use(self, model: WorldModel, name: str, reason: str) -> ModelSwap:
         """Swap the model between two plans; the residual scale is estimated anew."""
-        self.model, adapted = model, model is not self.original
-        planner = self.planner_for(model)
-        self.mpc.use(self.face(planner), model.step)
-        self.state = surprise.rescale(self.state) if adapted else surprise.restore(self.state)
+        self.model = model
         self.memory.restart()
-        self._whole = False
+        self.refresh()
         return ModelSwap(self.now_s, name, reason)
+
+    def pursue(self, objective: str, t_s: float, /) -> Sequence[AgentEvent]:
+        """Pursue another objective from the next plan on; what surprises is estimated anew, for other motion errs otherwise.
+
+        Raises ValueError, in one line, for one that is not legal here.
+        """
+        before, self.objective = self.objective, objective
+        try:
+            self.refresh()
+        except ValueError:
+            self.objective = before
+            raise
+        return (GoalChange(t_s, objective),)
+
+    def refresh(self) -> None:
+        """Plan with the model and for the objective in use; they are those of the calibration, or its scale is provisional."""
+        self.mpc.use(self.face(self.planner_for(self.model, self.objective)), self.model.step)
+        calibrated = self.model is self.original and self.objective in TASK
+        self.state = surprise.restore(self.state) if calibrated else surprise.rescale(self.state)
+        self._whole = False
 
     @property
     def body(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from agents.adaptive import AdaptiveAgent
@@ -63,6 +63,10 @@ def _linear(cfg: LinearConfig, spec: RobotSpec, objective: str) -> MpcAgent:
     if spec.name != "double_integrator":
         raise ValueError(f"the linear agent knows the double_integrator only, got {spec.name!r}")
     dynamics = LinearDynamics()
+
+    def planner_for(text: str) -> WarmStart:
+        return WarmStart(replace(planner, objective=_objective(spec, text)))
+
     planner = SearchPlanner(
         method=cfg.planner,
         dynamics=dynamics,
@@ -73,7 +77,7 @@ def _linear(cfg: LinearConfig, spec: RobotSpec, objective: str) -> MpcAgent:
         horizon=cfg.horizon,
         samples=cfg.samples,
     )
-    return MpcAgent(WarmStart(planner), dynamics, spec.dt_s, spec.action.size)
+    return MpcAgent(WarmStart(planner), dynamics, spec.dt_s, spec.action.size, planner_for)
 
 
 def _objective(spec: RobotSpec, text: str) -> Objective:

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -215,7 +216,7 @@ def build_learned(
         raise ValueError(f"{cfg.checkpoint} was trained on {robot!r}, not on {spec.name!r}")
     return AdaptiveAgent(
         model,
-        lambda made: planner_of(cfg, spec, made, objective),
+        partial(planner_of, cfg, spec),
         judge_of(spec),
         load_calibration(cfg.folder),
         load_replay(cfg.folder),
@@ -223,4 +224,5 @@ def build_learned(
         cfg.warm,
         cfg.adapt if adapt else replace(cfg.adapt, enabled=False),
         seed,
+        objective,
     )

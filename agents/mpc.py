@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Generator
 
-from agents.types import AgentEvent
+from agents.types import AgentEvent, GoalChange
 from envs.types import Belief, Observation
 from planners.base import Dynamics
 from planners.types import ActionPlan
@@ -37,6 +37,8 @@ class MpcAgent:
     """Says where the robot will be when a plan takes effect; any number of steps."""
     dt_s: float
     action_size: int
+    planner_for: Callable[[str], Planner] | None = None
+    """Composes the planner of an objective; None: the goal stays as it is."""
     generator: Generator = field(default_factory=Generator)
     last: tuple[Observation, np.ndarray, Observation] | None = None
     """The last control step: what was seen before it, what was sent, what was seen after it."""
@@ -44,6 +46,13 @@ class MpcAgent:
     def use(self, planner: Planner, ahead: Dynamics) -> None:
         """Plan with another model from now on: the swap between two plans."""
         self.planner, self.ahead = planner, ahead
+
+    def pursue(self, objective: str, t_s: float, /) -> Sequence[AgentEvent]:
+        """Pursue another objective from the next plan on. Raises ValueError, in one line, for one that is not legal here."""
+        if self.planner_for is None:
+            raise ValueError(f"this agent has one goal, and cannot pursue {objective!r}")
+        self.use(self.planner_for(objective), self.ahead)
+        return (GoalChange(t_s, objective),)
 
     def belief(self, observation: Observation) -> Belief:
         """Return the belief of a robot whose latent is its state: with the step that led to the observation, if it was seen (B = 1)."""

@@ -40,4 +40,12 @@ class ModelSwap:
     reason: str  # accepted | rolled back | the old (or a known) body is back
 
 
-AgentEvent = SurpriseReading | AdaptationReport | ModelSwap
+@dataclass(frozen=True, slots=True)
+class GoalChange:
+    """From the next plan on, another objective."""
+
+    t_s: float
+    objective: str  # as --objective takes it; "": the task's own
+
+
+AgentEvent = SurpriseReading | AdaptationReport | ModelSwap | GoalChange

@@ -15,6 +15,7 @@ MEDIUM = ("walker2d-medium",)
 BOTH = ("walker2d-medium", "walker2d-medium-replay")
 OWN = ("walker2d-own",)
 """What the planner itself did: nothing else is as like what the one-step model will be asked about."""
+GOALS = ("walker-goals",)
 
 _CLONED = TrainConfig(steps=4_000, batch=1024, bf16=False, weight_decay=0.01, learning_rate=1e-3, save_every=2000)
 
@@ -37,12 +38,18 @@ WALKER_SMALL = ModelConfig(
         TrainConfig(
             steps=40_000, batch=1024, bf16=False, weight_decay=0.01, learning_rate=1e-3, clip=1.0, save_every=2000
         ),
-        (*BOTH, *OWN),
+        (*BOTH, *OWN, *GOALS),
     ),
     value=ValuePart(
         ValueConfig(), TrainConfig(steps=4_000, batch=1024, bf16=False, weight_decay=0.1, learning_rate=1e-3), MEDIUM
     ),
     policy=PolicyPart(train=_CLONED, data=OWN),
+    pursuit=DiffusionPart(
+        DenoiserConfig(width=128, layers=3, mlp=512, patch=4),
+        DiffusionConfig(sample_steps=2),
+        TrainConfig(steps=15_000, batch=128, learning_rate=7e-4, weight_decay=0.1),
+        (*MEDIUM, *OWN, *GOALS),
+    ),
 )
 
 
@@ -56,6 +63,19 @@ def offline(robot: str, data: tuple[str, ...]) -> ModelConfig:
         step=replace(small.step, train=replace(small.step.train, steps=20_000), data=data),
         value=replace(small.value, data=data),
         policy=replace(small.policy, data=data),
+    )
+
+
+def sibling(robot: str) -> ModelConfig:
+    """Return the walker's small model for another robot: without diffusion dynamics, and without goals but the task."""
+    small, medium, own = WALKER_SMALL, f"{robot}-medium", f"{robot}-own"
+    return ModelConfig(
+        robot=robot,
+        proposal=replace(small.proposal, data=(medium,)),
+        dynamics=None,
+        step=replace(small.step, data=(medium, f"{robot}-medium-replay", own)),
+        value=replace(small.value, data=(medium,)),
+        policy=replace(small.policy, data=(own,)),
     )
 
 
@@ -80,4 +100,10 @@ OFFLINE = {
 }
 """Models of one data set each: what a planner can make of exactly that (benchmarks/walker.py)."""
 
-MODELS: dict[str, ModelConfig] = {"walker-small": WALKER_SMALL, "walker-paper": WALKER_PAPER, **OFFLINE}
+MODELS: dict[str, ModelConfig] = {
+    "walker-small": WALKER_SMALL,
+    "hopper-small": sibling("hopper"),
+    "halfcheetah-small": sibling("halfcheetah"),
+    "walker-paper": WALKER_PAPER,
+    **OFFLINE,
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from agents.build import LinearConfig
 from agents.learned import LearnedConfig
@@ -50,9 +51,27 @@ _BROKEN_ANKLE = replace(
     max_s=450.0,
 )
 
+_HOPPER = replace(
+    _WALKER,
+    preset="hopper",
+    robot="hopper",
+    limits=LIMITS["hopper"],
+    agent=LearnedConfig(checkpoint=Path("checkpoints/hopper-small")),
+)
+_CHEETAH = replace(
+    _WALKER,
+    preset="halfcheetah",
+    robot="halfcheetah",
+    limits=LIMITS["halfcheetah"],
+    agent=LearnedConfig(checkpoint=Path("checkpoints/halfcheetah-small")),
+    plan_every=1,  # its control step is six times as long
+)
+
 PRESETS: dict[str, tuple[str, RunConfig]] = {
     "walker-broken-ankle": ("diffusion MPC walks, its left ankle breaks, the model adapts", _BROKEN_ANKLE),
     "walker": ("diffusion MPC walks, with whatever goal and faults are asked for", _WALKER),
+    "hopper": ("the same on one leg", _HOPPER),
+    "halfcheetah": ("the same on a body that cannot fall", _CHEETAH),
     "linear-cem": ("a point mass, CEM with its exact model", _LINEAR),
     "smoke": ("a few seconds: the point mass loses half its force; no checkpoint needed", _SMOKE),
 }

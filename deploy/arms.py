@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from agents.build import build_agent
+from deploy.goals import parse_goals
 from deploy.interrupt import Interrupts, ignored_by_children
 from deploy.records import EpisodeRecord, RunRecord, read_episodes
 from deploy.robots.sim import SimRobot, make_robot
@@ -46,6 +47,7 @@ class Parts:
 
 def build(cfg: RunConfig) -> Parts:
     """Return what a run is made of, without writing anything. Raises ValueError or KeyError for bad input."""
+    parse_goals(cfg.goals)  # refused before anything is loaded
     robot, fault_s = make_robot(cfg)
     agent = build_agent(cfg.agent, robot_spec(cfg.robot, cfg.version), cfg.objective, cfg.adapt, cfg.seed)
     return Parts(robot, agent, fault_s)

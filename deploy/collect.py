@@ -90,7 +90,9 @@ OWN: dict[str, tuple[str, OwnConfig]] = {
     "walker2d-own": (
         "the walker's planner, healthy: the one-step model learns from it",
         OwnConfig("walker2d-own", "walker"),
-    )
+    ),
+    "hopper-own": ("the hopper's planner, healthy", OwnConfig("hopper-own", "hopper", episodes=200)),
+    "halfcheetah-own": ("the cheetah's planner", OwnConfig("halfcheetah-own", "halfcheetah", episodes=100)),
 }
 
 

@@ -27,6 +27,8 @@ class RunConfig:
     """Gymnasium's model of the robot: v4 (as in D4RL) or v5."""
     objective: str = ""
     """What to achieve instead of the task's own reward, e.g. height:1.4 or speed:1.5+0.1*effort."""
+    goals: tuple[str, ...] = ()
+    """OBJECTIVE@START, in seconds of the run's simulated clock: from then on that is pursued, e.g. speed:1@10 run@20."""
     faults: tuple[str, ...] = ()
     """KIND:TARGET:VALUE@START[-END], in seconds of the run's simulated clock; replaces the preset's list."""
     seed: int = 0

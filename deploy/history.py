@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from agents.types import AdaptationReport, ModelSwap, SurpriseReading
+    from agents.types import AdaptationReport, GoalChange, ModelSwap, SurpriseReading
     from deploy.records import EpisodeRecord, JobRecord
 
 Phase = Literal["healthy", "broken", "adapted"]
@@ -44,6 +44,7 @@ class History:
     """Episode and reading of every alarm."""
     adaptations: list[AdaptationReport] = field(default_factory=list)
     swaps: list[ModelSwap] = field(default_factory=list)
+    goals: list[GoalChange] = field(default_factory=list)
     jobs: list[JobRecord] = field(default_factory=list)
     plan_ms: list[float] = field(default_factory=list)
     nonfinite: NonFinite = field(default_factory=NonFinite)

@@ -91,6 +91,10 @@ class Agent(Protocol):
         """Return a plan that starts K control steps after `observation`, for which `committed_KA` is already due."""
         ...
 
+    def pursue(self, objective: str, t_s: float, /) -> Sequence[AgentEvent]:
+        """Pursue another objective from the next plan on; raise ValueError, in one line, where it cannot."""
+        ...
+
     def observe(
         self, before: Observation, action_A: np.ndarray, after: Observation, reward: float, /
     ) -> Sequence[AgentEvent]:

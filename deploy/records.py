@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.types import AdaptationReport, ModelSwap, SurpriseReading
+from agents.types import AdaptationReport, AgentEvent, GoalChange, ModelSwap, SurpriseReading
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class EpisodeTiming:
     wall_s: float
 
 
-EventRecord = RunRecord | PlanRecord | JobRecord | EpisodeRecord | SurpriseReading | AdaptationReport | ModelSwap
+EventRecord = RunRecord | PlanRecord | JobRecord | EpisodeRecord | AgentEvent
 TimingRecord = PlanTiming | JobTiming | EpisodeTiming
 
 KINDS: dict[type, str] = {
@@ -111,6 +111,7 @@ KINDS: dict[type, str] = {
     SurpriseReading: "alarm",
     AdaptationReport: "adaptation",
     ModelSwap: "swap",
+    GoalChange: "goal",
     PlanTiming: "plan",
     JobTiming: "job",
     EpisodeTiming: "episode",

@@ -8,6 +8,7 @@ run. At an episode's start the world waits for the first plan: the cold start is
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from agents.types import AdaptationReport, ModelSwap, SurpriseReading
 from deploy.clock import SimulatedClock
+from deploy.goals import parse_goals
 from deploy.history import History, Phase
 from deploy.loop import Agent, Outcome, Robot, ticks
 from deploy.planning import PlanQueue, steps_in
@@ -121,6 +123,7 @@ class Session:
         self.log, self._cfg, self._robot, self._agent = log, cfg, robot, agent
         self._timer, self._dt_s = timer, robot.dt_s
         self._queue = PlanQueue(robot.dt_s, cfg.plan_every, cfg.plan_latency_s, timer)
+        self._goals = deque(parse_goals(cfg.goals))
         self._job: tuple[int, Any] | None = None
         self._trace: Trace | None = None
         self._observation: Observation | None = None
@@ -175,6 +178,8 @@ class Session:
         assert before is not None
         assert trace is not None
         self._deliver(step)
+        while self._goals and self._goals[0][0] <= step * self._dt_s + 1e-9:
+            self._take(self._agent.pursue(self._goals.popleft()[1], step * self._dt_s))
         if self._queue.due(step):
             self._plan(step, before, held=not trace.rows)
         setpoint = setpoint_at(self._queue.at(step), step * self._dt_s, self._robot.hold_A)
@@ -270,6 +275,9 @@ class Session:
                 self.log.event(event)
             elif isinstance(event, ModelSwap):
                 self.history.swaps.append(event)
+                self.log.event(event)
+            else:
+                self.history.goals.append(event)
                 self.log.event(event)
         return reading
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -24,8 +25,10 @@ class Setpoint:
 
 def setpoint_at(plan: ActionPlan | None, now_s: float, hold_A: np.ndarray) -> Setpoint:
     """Sample the plan at `now_s`; hold when there is no plan, it failed, has not begun or ran out."""
-    if plan is None or plan.status is PlanStatus.FAILED or not plan.t0_s <= now_s < plan.expires_s:
+    if plan is None or plan.status is PlanStatus.FAILED:
         return Setpoint(hold_A, "hold", float("inf"))
-    # 1e-9 of a step, as k * dt_s / dt_s may fall just below k; the last instant before expiry may then round to H
-    row = min(int((now_s - plan.t0_s) / plan.dt_s + 1e-9), len(plan.actions_HA) - 1)
+    # times are sums of many steps: within a millionth of a step before a row is due, it is due
+    row = math.floor((now_s - plan.t0_s) / plan.dt_s + 1e-6)
+    if not 0 <= row < len(plan.actions_HA):
+        return Setpoint(hold_A, "hold", float("inf"))
     return Setpoint(plan.actions_HA[row], "plan", now_s - plan.observed_s)

@@ -48,7 +48,9 @@ def model():
     )
 
 
-def planner_for(made):
+def planner_for(made, objective):
+    if objective == "nonsense":
+        raise ValueError("no objective 'nonsense'")
     return SearchPlanner(
         method=Ssr(),
         dynamics=made.dynamics,

@@ -1,0 +1,78 @@
+"""Goals that change while the robot runs."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from agents.types import GoalChange
+from configs.presets import PRESETS
+from deploy.arms import build, unlogged
+from deploy.commandline import resolve
+from deploy.goals import parse_goals
+from deploy.run_agent import main
+from tests.test_adaptive import agent, live
+
+LINEAR = replace(PRESETS["linear-cem"][1], plan_latency_s=0.0, max_s=9.9)
+
+
+def test_goals_come_in_the_order_of_time():
+    assert parse_goals(["height:1.2@7", "speed:1+0.1*effort@2.5"]) == [(2.5, "speed:1+0.1*effort"), (7.0, "height:1.2")]
+
+
+@pytest.mark.parametrize("bad", ["speed:1", "speed:1@", "@3", "speed:1@-2", "speed:1@inf", "speed:99@3", "dance@3"])
+def test_a_bad_goal_is_told_in_one_line(bad):
+    with pytest.raises(ValueError, match=r"goal|objective") as error:
+        parse_goals([bad])
+    assert "\n" not in str(error.value)
+
+
+def test_the_robot_turns_to_the_goal_when_its_time_has_come():
+    cfg = replace(LINEAR, goals=("speed:1@4",))
+    session = unlogged(cfg, build(cfg), lambda _, episode: episode < 1)
+    assert session.history.goals == [GoalChange(4.0, "speed:1")]
+    (done,) = session.history.episodes
+    speed = done.states_TO[:, 1]
+    assert abs(speed[30:40].mean()) < 0.3  # the task: stand at 0
+    assert speed[-20:].mean() == pytest.approx(1.0, abs=0.15)
+
+
+def test_goals_are_in_the_log_and_a_bad_one_ends_the_run_before_it_begins(tmp_path, capsys):
+    common = ["linear-cem", "--plan-latency", "0", "--max-s", "2", "--pictures", "none"]
+    assert main([*common, "--goals", "speed:1@1", "--out", str(tmp_path / "run")]) == 0
+    kinds = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert [(e["t_s"], e["objective"]) for e in kinds if e["kind"] == "goal"] == [(1.0, "speed:1")]
+    capsys.readouterr()
+    assert main([*common, "--goals", "speed:1", "--out", str(tmp_path / "bad")]) == 2
+    assert "OBJECTIVE@START" in capsys.readouterr().err
+    assert not (tmp_path / "bad").exists()
+    assert resolve(["walker", "--goals", "speed:1@1", "run@2"], PRESETS, "x").goals == ("speed:1@1", "run@2")
+
+
+def test_after_a_change_of_goal_surprise_is_provisional_and_the_task_brings_its_scale_back():
+    it = agent()
+    live(it, 0.0)
+    assert it.pursue("height:1.2", 3.0) == (GoalChange(3.0, "height:1.2"),)
+    assert it.state.provisional
+    it.pursue("", 4.0)
+    assert not it.state.provisional
+
+
+def test_a_goal_that_is_not_legal_leaves_the_old_one():
+    it = agent()
+    it.pursue("height:1.2", 3.0)
+    with pytest.raises(ValueError, match="nonsense"):
+        it.pursue("nonsense", 4.0)
+    assert it.objective == "height:1.2"
+
+
+def test_a_goal_from_the_start_is_one_that_surprise_does_not_know():
+    from agents.adaptive import AdaptiveAgent
+
+    it = agent()
+    other = AdaptiveAgent(
+        it.model, it.planner_for, it.judge, it.calibration, it.replay, it.surprise_cfg, False, it.cfg, 0, "height:1.2"
+    )
+    assert other.state.provisional
+    assert np.isfinite(other.state.shift)
