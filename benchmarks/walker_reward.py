@@ -152,11 +152,13 @@ def dreamer(case: Case, data: Path) -> SearchPlanner:
     return joint_planner(case.config.agent, robot_spec(case.config.robot), load_model(case.folder), joint)  # pyright: ignore
 
 
-def omniscient(cfg: RunConfig, numbers: Sequence[int], model: WorldModel | None = None) -> list[Episode]:
-    """Return episodes of the planner of `cfg` with the simulator in place of its dynamics."""
+def omniscient(
+    cfg: RunConfig, numbers: Sequence[int], model: WorldModel | None = None, quick: bool = False
+) -> list[Episode]:
+    """Return episodes of the planner of `cfg` with the simulator in place of its dynamics; `quick`: by Euler steps."""
     assert isinstance(cfg.agent, LearnedConfig)
     planner = planner_of(cfg.agent, robot_spec(cfg.robot, cfg.version), model or load_model(cfg.agent.folder), "")
-    return [live(cfg, number, lambda robot: OracleAgent(planner, robot.env)) for number in numbers]
+    return [live(cfg, number, lambda robot: OracleAgent(planner, robot.env, quick=quick)) for number in numbers]
 
 
 def measured(datasets: Sequence[str], episodes: int, data: Path, workers: int) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import adaptation, report
+from benchmarks import adaptation, faults, report
 from benchmarks.common import (
     RESULTS,
     Interval,
@@ -22,8 +22,12 @@ from benchmarks.common import (
     publish,
     rate_interval,
 )
+from configs.presets import PRESETS
 from deploy.machine import ROOT
+from envs.faults import KINDS, parse_faults
+from envs.robots import robot_spec
 
+PIXELS = {"teleport", "colour", "occlude", "gain", "sticky"}
 NOT_BENCHMARKS = {"report"}
 BENCHMARKS = sorted(
     path.stem
@@ -103,6 +107,20 @@ def test_quick_results_do_not_reach_the_page(tmp_path):
 
 def test_the_results_page_is_up_to_date_with_the_committed_results():
     assert report.PAGE.read_text() == report.page(RESULTS), "run `python -m benchmarks.report`"
+
+
+def test_the_severities_are_the_nearest_rungs_each_once_from_mild_to_harsh():
+    assert faults.severities([0.02, 0.08, 0.2, 0.33, 0.5, 0.9]) == [1, 3, 4]
+    assert faults.severities([0.0, 0.01, 0.02]) == [0, 1, 2]
+    assert faults.severities([0.3]) == [0]
+
+
+@pytest.mark.parametrize("robot", faults.LADDERS)
+def test_every_fault_of_the_gym_is_one_that_its_robot_can_have(robot):
+    spec = robot_spec(PRESETS[robot][1].robot)
+    texts = [f"{fault}@0" for ladder in faults.LADDERS[robot].values() for fault in ladder]
+    assert len(parse_faults(texts, spec)) == len(texts)
+    assert set(faults.LADDERS[robot]) == {kind for kind in KINDS if kind not in PIXELS}
 
 
 def test_a_misspelt_option_is_refused_and_the_near_one_named(capsys):

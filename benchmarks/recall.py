@@ -1,0 +1,171 @@
+"""A body that is known: after a repair and after a second break, does the robot do as well as it did with that body before?
+
+The robot has adapted to a broken ankle once; both models are in its memory. It then lives through break, repair and second break,
+and the reward of the five seconds after each change is held against what the same body earns, from the same seed, with its own model
+in use from the start.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.common import QUICK_RESULTS, Options, Result, Table, keep, mean_interval, parse, publish
+from benchmarks.walker_ankle import METHOD, PLAN_LATENCY_S, Life, Robot, as_play
+from configs.presets import PRESETS
+from deploy.watch import made_with
+from world_models.checkpoint import load_model
+
+if TYPE_CHECKING:
+    from deploy.config import RunConfig
+    from deploy.history import History
+    from world_models.checkpoint import WorldModel
+
+FAULT = "actuator_limit:foot_left_joint:0.5"
+EVERY_S = 10.0
+"""Seconds between the changes of the body: break, repair, second break."""
+WINDOW_S = 5.0
+LIFE = Life(METHOD, "left", 0.5, 900, 20, 0)
+"""The play from which the robot adapted: numbers that no other benchmark uses."""
+
+
+@dataclass(frozen=True)
+class RecallOptions(Options):
+    """What this benchmark can be told."""
+
+    seeds: int = 40
+    workers: int = 2
+
+
+def config(seed: int, faults: tuple[str, ...], max_s: float) -> RunConfig:
+    """Return a run of the walker in which nothing is learned."""
+    base = PRESETS["walker"][1]
+    return replace(base, faults=faults, seed=seed, plan_latency_s=PLAN_LATENCY_S, max_episodes=10_000, max_s=max_s)
+
+
+def lived(seed: int, faults: tuple[str, ...], max_s: float, adapted: WorldModel, broken_first: bool) -> History:
+    """Return what happens to a robot with both models in its memory."""
+    from agents.adaptive import AdaptiveAgent
+    from deploy.arms import build, unlogged
+
+    cfg = config(seed, faults, max_s)
+    parts = build(cfg)
+    agent = parts.agent
+    assert isinstance(agent, AdaptiveAgent)
+    agent.cfg = replace(agent.cfg, play_episodes=10_000, play_steps=10**9)  # an alarm may come, but nothing is learned
+    agent.memory.keep("body-1", adapted)
+    if broken_first:
+        agent.use(adapted, "body-1", "known from the start")
+    return unlogged(cfg, parts, lambda _, __: True).history
+
+
+def rewards(history: History, dt_s: float) -> np.ndarray:
+    """Return the reward of every control step of the run, in order of time."""
+    row = np.concatenate([e.reward_T for e in history.episodes])
+    assert abs(len(row) * dt_s - history.episodes[-1].end_s) < 1e-6
+    return row
+
+
+def one(seed: int, adapted: WorldModel) -> dict[str, Any]:
+    """Return the mean reward rates [1/s] of one seed."""
+    import torch
+
+    torch.set_num_threads(1)
+    twice = (f"{FAULT}@{EVERY_S:g}-{2 * EVERY_S:g}", f"{FAULT}@{3 * EVERY_S:g}")
+    changed = lived(seed, twice, 3 * EVERY_S + WINDOW_S, adapted, False)
+    dt_s = changed.dt_s
+    row, steps = rewards(changed, dt_s), round(WINDOW_S / dt_s)
+    after = {n: round(n * EVERY_S / dt_s) for n in (1, 2, 3)}
+    broken = rewards(lived(seed, (f"{FAULT}@0",), 2 * EVERY_S, adapted, True), dt_s)
+    healthy = rewards(lived(seed, (), 2 * EVERY_S, adapted, False), dt_s)
+    rate = {f"change {n}": float(row[first : first + steps].mean() / dt_s) for n, first in after.items()}
+    swaps = [(s.t_s, s.model) for s in changed.swaps]
+    return rate | {"broken": float(broken.mean() / dt_s), "healthy": float(healthy.mean() / dt_s), "swaps": swaps}
+
+
+def path_of(seed: int) -> Path:
+    """Where a seed's result is kept."""
+    return QUICK_RESULTS / "recall" / f"{seed}-{made_with(LIFE.config, judged=True):08x}.json"
+
+
+def measure_one(seed: int, adapted: WorldModel) -> None:
+    """Measure a seed and write it down."""
+    keep(path_of(seed), one(seed, adapted))
+
+
+def learned() -> WorldModel:
+    """Return the model after two rounds of ten episodes with the broken ankle."""
+    robot, play = Robot(LIFE, load_model(LIFE.config.agent.folder), None), []  # pyright: ignore
+    for round_, until in enumerate((10, 20)):
+        play += [as_play(e) for e in robot.episodes(range(5_900_000 + len(play), 5_900_000 + until))]
+        robot.adapt(play, 10, 90_000 + round_)
+    return robot.model
+
+
+def measure(options: RecallOptions) -> Result:
+    """Return the table: ratio of the rates after each change, paired by seed."""
+    seeds = range(options.seed, options.seed + (4 if options.quick else options.seeds))
+    missing = [seed for seed in seeds if not path_of(seed).exists()]
+    if missing:
+        adapted = learned()
+        with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
+            for done, _ in enumerate(pool.imap_unordered(partial(measure_one, adapted=adapted), missing), 1):
+                print(f"{done} of {len(missing)} seeds", file=sys.stderr)
+    found = [json.loads(path_of(seed).read_text()) for seed in seeds]
+    changes = {
+        "first break": ("change 1", "broken"),
+        "repair": ("change 2", "healthy"),
+        "second break": ("change 3", "broken"),
+    }
+    rows, figures = [], {}
+    for name, (after, same) in changes.items():
+        ratio, lo, hi = ratio_interval([f[after] for f in found], [f[same] for f in found])
+        delays = [delay(f["swaps"], name) for f in found]
+        known = [d for d in delays if d is not None]
+        rows.append(
+            (name, ratio, lo, hi, len(known) / len(found), float(np.median(known)) if known else None, len(found))
+        )
+        figures |= {f"{name}: rate / rate of the same body": ratio, f"{name}, lo": lo}
+    columns = ("change", "ratio", "lo", "hi", "recalled within 5 s", "median s to recall", "n")
+    title = (
+        f"reward rate in the {WINDOW_S:g} s after a change / that of the same body with its own model, paired by seed"
+    )
+    claim = "A body that is known is recalled, not learned again, within a fraction of a second."
+    rates = mean_interval([f["healthy"] for f in found]), mean_interval([f["broken"] for f in found])
+    notes = (f"Reward per second, healthy {rates[0].mean:.0f}, broken and adapted {rates[1].mean:.0f}.",)
+    return Result("recall", claim, figures, (Table(title, columns, tuple(rows)),), tuple(seeds), len(found), notes)
+
+
+def delay(swaps: Sequence[tuple[float, str]], change: str) -> float | None:
+    """Return the seconds from a change to the swap to its model, None if there is none within the window."""
+    number = ("first break", "repair", "second break").index(change) + 1
+    wanted = "original" if change == "repair" else "body-1"
+    after = [t - number * EVERY_S for t, model in swaps if model == wanted]
+    return min((d for d in after if 0 <= d <= WINDOW_S), default=None)
+
+
+def ratio_interval(top: Sequence[float], bottom: Sequence[float], resamples: int = 4000) -> tuple[float, float, float]:
+    """Return the ratio of two means with its 95 % bootstrap interval; pairs are drawn together."""
+    a, b = np.asarray(top), np.asarray(bottom)
+    picks = np.random.default_rng(0).integers(0, len(a), (resamples, len(a)))
+    lo, hi = np.quantile(a[picks].mean(1) / b[picks].mean(1), [0.025, 0.975])
+    return float(a.mean() / b.mean()), float(lo), float(hi)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and publish."""
+    options = parse(RecallOptions, __doc__, argv)
+    publish(measure(options), options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
