@@ -13,8 +13,11 @@ from typing import Any
 
 from benchmarks.common import Options, Result, Table, mean_interval, parse, publish
 from benchmarks.walker_ankle import ARMS, METHOD, Life, lived, nested_bootstrap
-from benchmarks.walker_reward import PUBLISHED, measured, normalised
+from benchmarks.walker_goals import COLUMNS, TITLE, goal_rows, picture
+from benchmarks.walker_reward import ORACLE, PUBLISHED, measured, normalised
+from deploy.machine import ROOT
 
+PICTURE = ROOT / "docs" / "goals.png"
 DEFECTS = (("left", 0.5), ("left", 0.25), ("right", 0.0))
 
 
@@ -32,6 +35,8 @@ class WalkerOptions(Options):
     """Seeds of the fixed reward."""
     data: Path = Path("data")
     """Folder with the data sets."""
+    asked: int = 20
+    """Seeds of each goal."""
     workers: int = 2
 
 
@@ -95,17 +100,21 @@ def table(title: str, columns: tuple[str, ...], rows: Sequence[dict[str, Any]]) 
 
 
 def measure(options: WalkerOptions) -> Result:
-    """Return the tables: fixed reward, and arms, defects and budgets of the broken ankle."""
+    """Return the tables: fixed reward; arms, defects and budgets of the broken ankle; goals at run time."""
     datasets, episodes = ((), 0) if options.quick else (options.datasets, options.episodes)
     reward = measured(datasets, episodes, options.data, options.workers)
     lives = plan(options)
     ankle = ankle_rows(lives, lived(lives, options.data, options.workers))
     method = [r for r in ankle if r["method"] and (r["side"], r["limit"]) == DEFECTS[0] and r["budget"]]
     figures = {f"regained after {r['budget']} episodes": r["regained"] for r in method}
-    best = {name: max(r["ratio"] for r in reward if r["dataset"] == name) for name in datasets}
+    best = {name: max(r["ratio"] for r in reward if r["dataset"] == name and r["arm"] != ORACLE) for name in datasets}
+    goals, seen = goal_rows(options.asked, options.workers) if not options.quick else ([], {})
+    if goals:
+        PICTURE.write_bytes(picture(seen))
     tables = (
         table("fixed reward; ratio = return / mean return of the data", REWARD, reward),
         table("broken ankle; budget = episodes of play; regained = (arm - broken) / (healthy - broken)", ANKLE, ankle),
+        table(TITLE, COLUMNS, goals),
     )
     claim = f"After the left ankle breaks, a good part of what was lost comes back online; the method: {METHOD}."
     return Result(
@@ -115,7 +124,7 @@ def measure(options: WalkerOptions) -> Result:
         tables,
         seeds=tuple(range(options.sets)),
         n=sum(r["n"] for r in [*reward, *ankle]),
-        results={"fixed_reward": reward, "broken_ankle": ankle},
+        results={"fixed_reward": reward, "broken_ankle": ankle, "goals": goals},
     )
 
 
