@@ -54,7 +54,8 @@ def part_config(args: TrainArgs, part: str) -> tuple[ModelConfig, TrainConfig]:
     if args.steps is not None:
         own = replace(own, train=replace(own.train, steps=args.steps))
     if args.skip_missing:
-        own = replace(own, data=tuple(name for name in own.data if (args.data / name).is_dir()) or own.data)
+        there = tuple(name for name in own.data if (args.data / name).is_dir())
+        own = replace(own, data=there or cfg.proposal.data)
     return replace(cfg, **{part: own}), own.train
 
 

@@ -238,11 +238,13 @@ def test_training_tells_bad_input_in_one_line(arguments, said, capsys):
     assert said in lines[0]
 
 
-def tiny_data(folder, seed):
+def tiny_data(folder, seed, steps=40):
     """A data set of the walker, of random numbers."""
     rng = np.random.default_rng(seed)
     episodes = [
-        Episode(rng.normal(size=(41, 17)), *[rng.uniform(-1, 1, (40, 6))] * 3, np.ones(40), True, False, seed)
+        Episode(
+            rng.normal(size=(steps + 1, 17)), *[rng.uniform(-1, 1, (steps, 6))] * 3, np.ones(steps), True, False, seed
+        )
         for _ in range(3)
     ]
     write_dataset(episodes, Layout.of(robot_spec("walker2d")), folder, {})
@@ -262,3 +264,16 @@ def test_a_second_pass_with_more_data_is_a_training_of_its_own(tmp_path):
     assert second["data"] == ["walker2d-medium", "walker2d-own"]
     assert second["curve"] != first["curve"]
     assert len(list((tmp_path / "work" / "walker-small").iterdir())) == 2
+
+
+def test_each_part_can_be_trained_before_the_planner_has_acted(tmp_path, capsys):
+    common = ["walker-small", "--steps", "2", "--threads", "1", "--skip-missing", "--data", str(tmp_path / "data")]
+    common += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    tiny_data(tmp_path / "data" / "walker2d-medium", 0)
+    assert train_command([*common, "--parts", "policy", "pursuit"]) == 2
+    assert "no episode of 64 steps" in capsys.readouterr().err
+    tiny_data(tmp_path / "long" / "walker2d-medium", 0, steps=80)
+    assert train_command([*common, "--data", str(tmp_path / "long"), "--parts", "policy", "pursuit"]) == 0
+    assert read_card(tmp_path / "out", "policy")["data"] == ["walker2d-medium"]
+    assert read_card(tmp_path / "out", "pursuit")["goals"] == [0, 1, 8]
+    assert load_part(tmp_path / "out", "pursuit").goals == [0, 1, 8]  # pyright: ignore

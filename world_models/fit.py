@@ -103,8 +103,10 @@ def load(names: tuple[str, ...], folder: Path) -> EpisodeData:
 
 
 def batches(data: EpisodeData, batch: int, horizon: int) -> Callable[[Generator], tuple[Tensor, Tensor]]:
-    """Return a sampler of windows: states (B, H + 1, O) and actions (B, H, A)."""
+    """Return a sampler of windows: states (B, H + 1, O) and actions (B, H, A). Raises ValueError where none is long enough."""
     starts_W = data.windows(horizon)
+    if not len(starts_W):
+        raise ValueError(f"no episode of {horizon} steps among {data.episodes}: collect longer ones")
 
     def draw(generator: Generator) -> tuple[Tensor, Tensor]:
         pick_B = torch.randint(0, len(starts_W), (batch,), generator=generator).numpy()
