@@ -33,7 +33,7 @@ from agents.memory import ORIGINAL, Memory, RecallConfig
 from agents.monitor import WINDOW, step_error
 from agents.mpc import MpcAgent
 from agents.surprise import Calibration, SurpriseConfig
-from agents.types import AdaptationReport, AgentEvent, GoalChange, ModelSwap, SurpriseReading
+from agents.types import AdaptationReport, AgentEvent, GoalChange, ModelSwap
 from envs.types import Observation
 from planners.search import SearchPlanner
 from planners.types import ActionPlan
@@ -217,13 +217,15 @@ class AdaptiveAgent:
         known = self.memory.update(self.memory.gains(self.model, *window))
         if known is not None and self.cfg.enabled and self.stage != "fit":
             return [reading, self.recall(known)]
+        if reading.alarm and self.stage in ("collect", "fit"):
+            reading = replace(reading, alarm=False)  # it is known, and being seen to
         if reading.alarm:
-            self.on_alarm(reading)
+            self.on_alarm()
         return [reading]
 
-    def on_alarm(self, reading: SurpriseReading) -> None:
+    def on_alarm(self) -> None:
         """Start to collect, from the prediction that raised the alarm on."""
-        if self.cfg.enabled and self.stage in ("watch", "trial"):
+        if self.cfg.enabled:
             self.returns = self.trial if self.stage == "trial" else []
             self.stage, self.round, self.fresh = "collect", 0, 0
             self.bodies += 1

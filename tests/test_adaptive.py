@@ -119,6 +119,14 @@ def test_an_alarm_starts_play_and_enough_play_starts_one_job():
     assert it.take_job() is None
 
 
+def test_an_alarm_that_is_being_seen_to_is_not_raised_again():
+    it = agent()
+    assert len(alarms(live(it, 100.0))) == 1
+    assert not alarms([e for _ in range(3) for e in live(it, 100.0)])
+    control = agent(enabled=False)
+    assert len(alarms([e for _ in range(3) for e in live(control, 100.0)])) > 1
+
+
 def test_the_job_returns_a_candidate_for_each_part_and_touches_nothing():
     it = agent(parts=("dynamics", "step", "policy", "value"))
     before = copy.deepcopy(it.model.dynamics.state_dict())
