@@ -182,6 +182,7 @@ class AdaptiveAgent:
         except ValueError:
             self.objective = before
             raise
+        self.returns, self.trial = [], []  # what was earned before was earned otherwise
         return (GoalChange(t_s, objective),)
 
     def refresh(self) -> None:

@@ -59,6 +59,15 @@ def test_after_a_change_of_goal_surprise_is_provisional_and_the_task_brings_its_
     assert not it.state.provisional
 
 
+def test_returns_of_one_goal_are_not_held_against_those_of_another():
+    it = agent()
+    live(it, 100.0)
+    live(it, 100.0)
+    assert it.returns
+    it.pursue("height:1.2", 3.0)
+    assert not it.returns
+
+
 def test_a_goal_that_is_not_legal_leaves_the_old_one():
     it = agent()
     it.pursue("height:1.2", 3.0)
