@@ -38,7 +38,7 @@ WALKER_SMALL = ModelConfig(
         TrainConfig(
             steps=40_000, batch=1024, bf16=False, weight_decay=0.01, learning_rate=1e-3, clip=1.0, save_every=2000
         ),
-        (*BOTH, *OWN, *GOALS),
+        (*BOTH, *OWN),
     ),
     value=ValuePart(
         ValueConfig(), TrainConfig(steps=4_000, batch=1024, bf16=False, weight_decay=0.1, learning_rate=1e-3), MEDIUM
