@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor
 
 from agents.adaptive import AdaptConfig, AdaptiveAgent
 from agents.surprise import Calibration, SurpriseConfig
 from envs.robots import RobotSpec, readings, reward
 from planners.cem import Cem
-from planners.objectives import ReturnToGo, parse_objective, targets
+from planners.objectives import ReturnToGo, parse_objective
 from planners.search import SearchPlanner
 from planners.ssr import Ssr
 from world_models.checkpoint import WorldModel, fast, load_model, read_tensors
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from agents.imagination import Judge
     from envs.types import Belief
     from planners.base import Objective, Proposal, Readings
-    from world_models.proposal import DiffusionProposal
 
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -123,49 +121,19 @@ class Shortened:
         return self.proposal.sample(belief, n, generators)[:, :, : self.horizon]
 
 
-REACH = 1.0
-"""How far from now a pursued goal may be, in standard deviations of its reading: further ones are approached by stages."""
-
-
-@dataclass(frozen=True)
-class Pursuit:
-    """A proposal that is told the targets (column of the state -> value), of which the first `horizon` steps count."""
-
-    proposal: DiffusionProposal
-    horizon: int
-    targets: Mapping[int, float]
-
-    def sample(self, belief: Belief, n: int, generators: Sequence[Generator], /) -> Tensor:
-        """Return n candidate action blocks, (B, S=n, H, A)."""
-        now_BG = belief.z_BD[:, self.proposal.goals]
-        asked_G = now_BG.new_tensor([self.targets.get(column, torch.nan) for column in self.proposal.goals])
-        reach_G = REACH * self.proposal.state.std[self.proposal.goals]
-        goal_BG = now_BG + (asked_G - now_BG).clamp(-reach_G, reach_G)
-        return self.proposal.sample(belief, n, generators, goal_BG)[:, :, : self.horizon]
-
-
-def proposal_of(cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, objective: Objective) -> Proposal:
-    """Return what proposes: for an objective with targets the part that pursues them, if there is one."""
-    wanted = {spec.columns[name]: value - spec.offsets.get(name, 0.0) for name, value in targets(objective).items()}
-    part = model.pursuit if wanted and model.pursuit is not None else model.proposal
-    if cfg.horizon > part.horizon:
-        raise ValueError(f"horizon must be <= {part.horizon}, which the proposal has, got {cfg.horizon}")
-    part = copy.deepcopy(part)
-    if cfg.bf16:
-        fast(part)
-    return Pursuit(part, cfg.horizon, wanted) if part.goals else Shortened(part, cfg.horizon)
-
-
 def planner_of(cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, text: str) -> SearchPlanner:
     """Return the planner that searches with a model; its networks are copies, in bf16 if so configured.
 
     Raises ValueError for a horizon that the proposal does not have, or a predictor that the checkpoint does not hold.
     """
+    if cfg.horizon > model.proposal.horizon:
+        raise ValueError(f"horizon must be <= {model.proposal.horizon}, which the proposal has, got {cfg.horizon}")
     predictor = getattr(model, cfg.predictor)
     if predictor is None:
         raise ValueError(f"{cfg.checkpoint} holds no part {cfg.predictor!r}: choose predictor 'step'")
-    predictor = copy.deepcopy(predictor)
+    proposal, predictor = copy.deepcopy(model.proposal), copy.deepcopy(predictor)
     if cfg.bf16:
+        fast(proposal)
         fast(predictor)
     objective, readout = goal(cfg, spec, model, text)
     return SearchPlanner(
@@ -177,7 +145,7 @@ def planner_of(cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, text: str
         dt_s=spec.dt_s,
         horizon=cfg.horizon,
         samples=cfg.samples,
-        proposal=proposal_of(cfg, spec, model, objective),
+        proposal=Shortened(proposal, cfg.horizon),
     )
 
 

@@ -15,7 +15,6 @@ MEDIUM = ("walker2d-medium",)
 BOTH = ("walker2d-medium", "walker2d-medium-replay")
 OWN = ("walker2d-own",)
 """What the planner itself did: nothing else is as like what the one-step model will be asked about."""
-GOALS = ("walker-goals",)
 
 _CLONED = TrainConfig(steps=4_000, batch=1024, bf16=False, weight_decay=0.01, learning_rate=1e-3, save_every=2000)
 
@@ -44,12 +43,6 @@ WALKER_SMALL = ModelConfig(
         ValueConfig(), TrainConfig(steps=4_000, batch=1024, bf16=False, weight_decay=0.1, learning_rate=1e-3), MEDIUM
     ),
     policy=PolicyPart(train=_CLONED, data=OWN),
-    pursuit=DiffusionPart(
-        DenoiserConfig(width=128, layers=3, mlp=512, patch=4),
-        DiffusionConfig(sample_steps=2),
-        TrainConfig(steps=15_000, batch=128, learning_rate=7e-4, weight_decay=0.1),
-        (*MEDIUM, *OWN, *GOALS),
-    ),
 )
 
 

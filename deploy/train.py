@@ -21,7 +21,7 @@ from world_models.checkpoint import PARTS, save_part, save_tensors
 from world_models.fit import TASKS, ModelConfig, Task, replay_windows
 from world_models.training import Run, TrainConfig, train
 
-Part = Literal["proposal", "dynamics", "step", "value", "policy", "pursuit"]
+Part = Literal["proposal", "dynamics", "step", "value", "policy"]
 
 
 @dataclass(frozen=True)

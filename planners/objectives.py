@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from planners.base import Objective, Readings
+    from planners.base import Readings
 
 
 class Term(Protocol):
@@ -205,15 +205,6 @@ def parse_objective(text: str, run: ReturnToGo | None = None, fall_penalty: floa
     if any(isinstance(term, Track | WeightedSum) for _, term in terms):
         terms = (*terms, (1.0, Alive(fall_penalty)))
     return WeightedSum(terms)
-
-
-def targets(objective: Objective) -> dict[str, float]:
-    """Return the target of each reading that an objective tracks."""
-    if isinstance(objective, Track | HeightReward):
-        return {"height" if isinstance(objective, HeightReward) else objective.reading: objective.target}
-    if isinstance(objective, WeightedSum):
-        return {name: value for _, term in objective.terms for name, value in targets(term).items()}
-    return {}
 
 
 def _term(part: str, run: ReturnToGo) -> tuple[float, Term]:

@@ -43,7 +43,6 @@ def model():
         StepModel(StepConfig(8, 1), *parts, blank((17,))).eval(),
         ValueEnsemble(ValueConfig(members=2, width=8), blank((17,)), blank((1,))).eval(),
         Policy(PolicyConfig(8, 1), *parts).eval(),
-        None,
         {},
     )
 

@@ -24,9 +24,9 @@ from world_models.step import StepConfig, StepModel
 from world_models.value import ValueConfig, ValueEnsemble
 
 FORMAT = 1
-PARTS = ("proposal", "dynamics", "step", "value", "policy", "pursuit")
-OPTIONAL = ("dynamics", "pursuit")
-"""A model without dynamics is searched with its one-step part alone; without pursuit, its goals are the task's proposals' affair."""
+PARTS = ("proposal", "dynamics", "step", "value", "policy")
+OPTIONAL = ("dynamics",)
+"""A model without it is searched with its one-step part alone."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -108,8 +108,8 @@ def build_part(card: Mapping[str, Any]) -> nn.Module:
     if part == "policy":
         return Policy(PolicyConfig(**card["policy"]), state, action)
     net, diff = DenoiserConfig(**card["denoiser"]), DiffusionConfig(**card["diffusion"])
-    if part in ("proposal", "pursuit"):
-        return DiffusionProposal(net, diff, size.horizon, state, action, card.get("goals", ()))
+    if part == "proposal":
+        return DiffusionProposal(net, diff, size.horizon, state, action)
     if part == "dynamics":
         return DiffusionDynamics(net, diff, state, action, blank((size.horizon, size.state)))
     raise ValueError(f"no part named {part!r}; choose from {sorted(PARTS)}")
@@ -131,7 +131,6 @@ class WorldModel:
     step: StepModel
     value: ValueEnsemble
     policy: Policy
-    pursuit: DiffusionProposal | None
     card: Mapping[str, Any]
 
 

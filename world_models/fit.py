@@ -12,7 +12,6 @@ import torch
 from torch import Generator, Tensor, nn
 
 from envs.dataset import EpisodeData
-from envs.robots import robot_spec
 from world_models.checkpoint import describe
 from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
@@ -76,8 +75,6 @@ class ModelConfig:
     step: StepPart
     value: ValuePart
     policy: PolicyPart
-    pursuit: DiffusionPart | None = None
-    """A second proposal, which is told what to bring about; None: other goals than the task are searched for without one."""
     horizon: int = 32
     """Control steps that proposal and dynamics look ahead."""
 
@@ -140,38 +137,6 @@ def proposal_task(cfg: ModelConfig, folder: Path) -> Task:
         return loss
 
     card = base_card(cfg, "proposal", data, part.data)
-    card |= describe(denoiser=part.denoiser, diffusion=part.diffusion, train=part.train)
-    return Task(model, loss_on(train), loss_on(held), card, lambda _: {})
-
-
-HINDSIGHT = 64
-"""Control steps over which a goal is the mean of what was brought about."""
-ASKED = 0.5
-"""Share of the training windows in which each column of the goal is told."""
-
-
-def pursuit_task(cfg: ModelConfig, folder: Path) -> Task:
-    """Return the proposal that pursues goals, and its losses."""
-    part = cfg.pursuit
-    assert part is not None
-    data = load(part.data, folder)
-    train, held = data.split(part.train.heldout_share, part.train.seed)
-    state, action = (Normaliser.fit(torch.from_numpy(x)) for x in (train.state_NO, train.action_NA))
-    goals = sorted(robot_spec(cfg.robot).columns.values())
-    model = DiffusionProposal(part.denoiser, part.diffusion, cfg.horizon, state, action, goals)
-
-    def loss_on(episodes: EpisodeData) -> Loss:
-        draw = batches(episodes, part.train.batch, HINDSIGHT)
-
-        def loss(model: nn.Module, step: int, generator: Generator) -> Tensor:
-            states, actions = draw(generator)
-            goal_BG = states[:, 1:, goals].mean(1)
-            goal_BG[torch.rand(goal_BG.shape, generator=generator) >= ASKED] = torch.nan
-            return model.loss(states[:, 0], actions[:, : cfg.horizon], generator, goal_BG).mean()  # pyright: ignore
-
-        return loss
-
-    card = base_card(cfg, "pursuit", data, part.data) | {"goals": goals}
     card |= describe(denoiser=part.denoiser, diffusion=part.diffusion, train=part.train)
     return Task(model, loss_on(train), loss_on(held), card, lambda _: {})
 
@@ -328,7 +293,6 @@ def replay_windows(cfg: ModelConfig, folder: Path, count: int = 512) -> dict[str
 
 TASKS = {
     "proposal": proposal_task,
-    "pursuit": pursuit_task,
     "dynamics": dynamics_task,
     "step": step_task,
     "value": value_task,
