@@ -50,11 +50,11 @@ class AdaptConfig:
     """False: the alarm is raised and nothing follows (the control arm)."""
     parts: tuple[Part, ...] = ("step", "policy", "value")
     """`value` is what `policy` earns in the one-step model; `dynamics` is needed only by a planner that searches with it."""
-    play_episodes: int = 10
+    play_episodes: int = 5
     """Falls (or whole episodes) to collect before each round ..."""
     play_steps: int = 4000
     """... or so many control steps of at least four episodes, for a body that does not fall."""
-    rounds: int = 3
+    rounds: int = 4
     dynamics: FitConfig = field(default_factory=lambda: FitConfig(steps=200, learning_rate=1e-3, rank=8))
     step: FitConfig = field(default_factory=lambda: FitConfig(225, 512, 2e-3, rank=4, replay_share=0.5, members=4))
     body: FitConfig = field(default_factory=lambda: FitConfig(400, 512, 2e-2))

@@ -1,6 +1,6 @@
 """The broken ankle, part of benchmarks/walker.py: how much of the lost return comes back after so many episodes of play.
 
-A play set is a life of its own: from the break on the robot plays ten episodes, adapts, plays on with the adapted model, and so
+A play set is a life of its own: from the break on the robot plays five episodes, adapts, plays on with the adapted model, and so
 on until its budget is spent. What it has become is then judged on episodes that every play set and every arm shares.
 """
 
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from envs.episodes import Episode
     from world_models.proposal import DiffusionProposal
 
-ROUNDS = (10, 20, 40, 60, 80, 100)
+ROUNDS = (5, 10, 15, 20, 40, 70, 100)
 """Episodes of play after which the robot adapts again."""
 PLAN_LATENCY_S = 0.032
-PLAYED, JUDGED = 5_000_000, 6_000_000
+PLAYED, JUDGED = 5_500_000, 6_500_000
 """Numbers of the first episodes of play, and of those that every arm is judged on."""
 JOINTS = {"left": "foot_left_joint", "right": "foot_joint"}
 
@@ -159,7 +159,7 @@ def live(life: Life, data: Path) -> dict[str, list[float]]:
         numbers = range(first + len(play), first + until)
         play += [as_play(e) for e in robot.episodes(numbers)]
         robot.adapt(play, len(numbers), 100 * life.play_set + round_)
-        if until in (20, life.budget):
+        if until in (5, 20, life.budget):
             found[str(until)] = judge()
         print(f"{life.arm}, set {life.play_set}, {until} episodes of play", file=sys.stderr)
     return found | {"play": [float(p.reward_T.sum()) for p in play]}
