@@ -28,6 +28,7 @@ from agents.adaptation import (
     adapt_step,
     adapt_value,
 )
+from agents.goals import step_for
 from agents.imagination import ImagineConfig, Judge
 from agents.memory import ORIGINAL, Memory, RecallConfig
 from agents.monitor import WINDOW, step_error
@@ -128,7 +129,8 @@ class AdaptiveAgent:
         self.original = self.model
         planner = self.planner_for(self.model, self.objective)
         self.action = planner.action
-        self.mpc = MpcAgent(self.face(planner), self.model.step, planner.dt_s, planner.action.size)
+        self.step = step_for(self.model, self.objective)
+        self.mpc = MpcAgent(self.face(planner), self.step, planner.dt_s, planner.action.size)
         started = surprise.start(self.calibration, self.surprise_cfg)
         self.state = started if self.objective in TASK else surprise.rescale(started)
         self.stage: Stage = "watch"
@@ -187,7 +189,9 @@ class AdaptiveAgent:
 
     def refresh(self) -> None:
         """Plan with the model and for the objective in use; they are those of the calibration, or its scale is provisional."""
-        self.mpc.use(self.face(self.planner_for(self.model, self.objective)), self.model.step)
+        planner = self.planner_for(self.model, self.objective)
+        self.step = step_for(self.model, self.objective)
+        self.mpc.use(self.face(planner), self.step)
         calibrated = self.model is self.original and self.objective in TASK
         self.state = surprise.restore(self.state) if calibrated else surprise.rescale(self.state)
         self._whole = False
@@ -213,7 +217,7 @@ class AdaptiveAgent:
         if len(self._actions) < WINDOW:
             return ()
         window = np.stack(self._states[-WINDOW - 1 :]), np.stack(self._actions[-WINDOW:])
-        error = step_error(self.model.step, *window)
+        error = step_error(self.step, *window)
         self.state, reading = surprise.read(self.state, after.t_s, error, self.calibration, self.surprise_cfg)
         known = self.memory.update(self.memory.gains(self.model, *window))
         if known is not None and self.cfg.enabled and self.stage != "fit":
@@ -263,6 +267,8 @@ class AdaptiveAgent:
         """Roll back to the model before the swap if what the robot achieves with the new one is worse."""
         if self.previous is None or len(self.trial) < self.cfg.trial_episodes or len(self.returns) < 3:
             return ()
+        if self.objective not in TASK:  # these are the task's rewards
+            return ()
         worse = stats.ttest_ind(self.trial, self.returns, equal_var=False, alternative="less")
         if not worse.pvalue < self.cfg.rollback_risk:  # pyright: ignore
             return ()
@@ -288,9 +294,8 @@ class AdaptiveAgent:
             return None
         recent = min(self.fresh, len(self.play))
         self.stage, self.fresh, self.round = "fit", 0, self.round + 1
-        return partial(
-            job, self.model, tuple(self.play), recent, self.replay, self.judge, self.cfg, self.seed + self.round
-        )
+        cfg = self.cfg if self.objective in TASK else replace(self.cfg, parts=("step",))  # the others are the task's
+        return partial(job, self.model, tuple(self.play), recent, self.replay, self.judge, cfg, self.seed + self.round)
 
     def receive(self, result: list[Candidate], t_s: float, /) -> Sequence[AgentEvent]:
         """Swap in the parts that are better on held-out play; keep the others.

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 
 from agents.adaptive import AdaptConfig, AdaptiveAgent
+from agents.follow import Follow
+from agents.goals import Goal, Told, asked_of, context, payoff, step_for
 from agents.surprise import Calibration, SurpriseConfig
 from envs.robots import RobotSpec, readings, reward
 from planners.cem import Cem
-from planners.objectives import ReturnToGo, parse_objective
+from planners.objectives import Effort, ReturnToGo, WeightedSum, parse_objective
 from planners.search import SearchPlanner
 from planners.ssr import Ssr
 from world_models.checkpoint import WorldModel, fast, load_model, read_tensors
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from agents.imagination import Judge
     from envs.types import Belief
     from planners.base import Objective, Proposal, Readings
+    from world_models.checkpoint import GoalModel
 
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -121,11 +124,44 @@ class Shortened:
         return self.proposal.sample(belief, n, generators)[:, :, : self.horizon]
 
 
+def goal_planner(cfg: LearnedConfig, spec: RobotSpec, model: GoalModel, goal: Goal) -> SearchPlanner:
+    """Return the planner that pursues one goal per environment: targets (B, G), or (1, G) for all."""
+    step, told = copy.deepcopy(model.step), context(goal.target)
+    if cfg.bf16:
+        fast(step)
+    steps = value_steps(cfg.horizon, cfg.value_every)
+    value, policy = Told(model.value, told), Told(model.policy, told)
+    target_B11G = goal.target[:, None, None]
+
+    def readout(z_BSHD: Tensor) -> Readings:
+        found = readings(spec, z_BSHD)
+        earned = payoff(found, target_B11G, goal.weight)
+        return {**found, "reward": earned, "value": value(z_BSHD[:, :, list(steps)])}
+
+    of = model.value.cfg
+    togo = ReturnToGo(of.discount, cfg.lam, of.fall_penalty, steps)
+    return SearchPlanner(
+        method=cfg.method,
+        dynamics=step,
+        readout=readout,
+        objective=WeightedSum(((1.0, togo), (goal.effort * cfg.horizon, Effort()))),
+        action=spec.action,
+        dt_s=spec.dt_s,
+        horizon=cfg.horizon,
+        samples=cfg.samples,
+        proposal=Follow(step, policy, cfg.horizon),
+    )
+
+
 def planner_of(cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, text: str) -> SearchPlanner:
     """Return the planner that searches with a model; its networks are copies, in bf16 if so configured.
 
+    Goals are pursued with the goal model, if there is one; all else with the task's.
     Raises ValueError for a horizon that the proposal does not have, or a predictor that the checkpoint does not hold.
     """
+    asked = asked_of(model, text)
+    if asked is not None and model.goals is not None:
+        return goal_planner(cfg, spec, replace(model.goals, step=step_for(model, text)), asked)
     if cfg.horizon > model.proposal.horizon:
         raise ValueError(f"horizon must be <= {model.proposal.horizon}, which the proposal has, got {cfg.horizon}")
     predictor = getattr(model, cfg.predictor)

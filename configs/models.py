@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
+from agents.practice import PracticeConfig
 from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
 from world_models.fit import DiffusionPart, ModelConfig, PolicyPart, StepPart, ValuePart
@@ -100,3 +101,18 @@ MODELS: dict[str, ModelConfig] = {
     "walker-paper": WALKER_PAPER,
     **OFFLINE,
 }
+
+
+@dataclass(frozen=True)
+class Practice:
+    """Who practises goals: a robot, and what its one-step model has learned from and goes on learning from."""
+
+    robot: str
+    taught: str
+    """Data set of a teacher that pursued goals."""
+    data: tuple[str, ...]
+    practice: PracticeConfig = field(default_factory=PracticeConfig)
+
+
+PRACTICE = {"walker-small": Practice("walker2d", "walker-goals", (*BOTH, *OWN))}
+"""Checkpoint -> how its goal model is made (`surefoot practise`)."""

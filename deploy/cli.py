@@ -27,6 +27,12 @@ def _train() -> Main:
     return main
 
 
+def _practise() -> Main:
+    from deploy.practise import main
+
+    return main
+
+
 def _evaluate() -> Main:
     from deploy.evaluate import main
 
@@ -49,6 +55,7 @@ COMMANDS: dict[str, tuple[str, Callable[[], Main]]] = {
     "run": ("run a preset and leave a report behind", _run),
     "collect": ("record episodes of a policy as a data set", _collect),
     "train": ("train the parts of a world model", _train),
+    "practise": ("let a model learn to pursue goals by pursuing them", _practise),
     "evaluate": ("measure the return of a preset over many episodes", _evaluate),
     "calibrate": ("learn what surprise looks like on a healthy robot", _calibrate),
     "doctor": ("say what this machine can do", _doctor),

@@ -22,7 +22,7 @@ import torch
 from agents.mpc import MpcAgent, look_ahead
 from envs.episodes import Episode, Spool
 from envs.types import Belief
-from world_models.checkpoint import PARTS
+from world_models.checkpoint import GOAL_PARTS, GOALS, PARTS
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
@@ -49,6 +49,8 @@ def made_with(cfg: RunConfig, judged: bool = False) -> int:
     others = {f.name: getattr(cfg, f.name) for f in fields(cfg) if f.name != "agent"}
     total = zlib.crc32(f"{others} {kept}".encode())
     names = [f"{part}.{kind}" for part in PARTS for kind in ("json", "safetensors")]
+    if cfg.objective:
+        names += [f"{GOALS}/{part}.{kind}" for part in GOAL_PARTS for kind in ("json", "safetensors")]
     for name in [*names, "surprise.json", "replay.safetensors"] if judged else names:
         path = cfg.agent.folder / name
         total = zlib.crc32(path.read_bytes() if path.exists() else b"", total)
@@ -139,6 +141,7 @@ def together[T](
 
     Raises what a run raised.
     """
+    from agents.goals import step_for
     from agents.learned import LearnedConfig, planner_of
     from envs.robots import robot_spec
     from world_models.checkpoint import load_model
@@ -152,11 +155,12 @@ def together[T](
         raise ValueError("sessions that plan together do not know the last plan of each: agent.warm must be False")
     spec, model = robot_spec(cfg.robot, cfg.version), model or load_model(cfg.agent.folder)
     planner = planner or planner_of(cfg.agent, spec, model, cfg.objective)
-    table = Table(planner, model.step, len(runs))
+    ahead = step_for(model, cfg.objective)
+    table = Table(planner, ahead, len(runs))
 
     def seat(index: int) -> T:
         try:
-            return runs[index](Guest(table, index, planner, model.step))
+            return runs[index](Guest(table, index, planner, ahead))
         finally:
             table.leave()
 

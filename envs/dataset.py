@@ -19,6 +19,7 @@ import numpy as np
 
 from envs.episodes import Episode
 from envs.shapes import check
+from envs.tasks import tasks
 
 if TYPE_CHECKING:
     import pyarrow
@@ -141,14 +142,6 @@ def _buffer(episode: Episode, layout: Layout, index: int, first_frame: int) -> d
         "next.terminated": last_T & episode.terminated,
         "next.truncated": last_T & episode.truncated,
     }
-
-
-def tasks(episode: Episode, otherwise: str) -> list[str]:
-    """Return what the robot was asked for at each step: the goals in the episode's meta, pairs (first step, text)."""
-    found = [otherwise] * episode.length
-    for first, goal in episode.meta.get("goals", ()):
-        found[first:] = [goal] * (episode.length - first)
-    return found
 
 
 @contextmanager

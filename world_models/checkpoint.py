@@ -123,6 +123,23 @@ def load_part(folder: Path, part: str) -> nn.Module:
 
 
 @dataclass(frozen=True)
+class GoalModel:
+    """What is known of goals: a one-step model that has seen them pursued, and a policy and a value that are told the goal.
+
+    Both see states with a context behind them (agents/goals.py).
+    """
+
+    step: StepModel
+    policy: Policy
+    value: ValueEnsemble
+
+
+GOAL_PARTS = ("step", "policy", "value")
+GOALS = "goals"
+"""Folder of the goal model inside a checkpoint."""
+
+
+@dataclass(frozen=True)
 class WorldModel:
     """What would I do, what would then happen, in a while and at once, how good would that be, and what is done there?"""
 
@@ -132,6 +149,15 @@ class WorldModel:
     value: ValueEnsemble
     policy: Policy
     card: Mapping[str, Any]
+    goals: GoalModel | None = None
+    """None: goals are pursued within the horizon alone."""
+
+
+def load_goals(folder: Path) -> GoalModel | None:
+    """Return the goal model of a checkpoint, if it has one. Raises ValueError, in one line, for what does not fit."""
+    if not (folder / GOALS).is_dir():
+        return None
+    return GoalModel(**{part: load_part(folder / GOALS, part) for part in GOAL_PARTS})  # pyright: ignore
 
 
 def load_model(folder: Path) -> WorldModel:
@@ -139,7 +165,7 @@ def load_model(folder: Path) -> WorldModel:
     there = [part for part in PARTS if part not in OPTIONAL or (folder / f"{part}.json").exists()]
     parts = {part: load_part(folder, part) for part in there}
     cards = {part: read_card(folder, part) for part in there}
-    return WorldModel(**dict.fromkeys(OPTIONAL) | parts, card=cards)  # pyright: ignore
+    return WorldModel(**dict.fromkeys(OPTIONAL) | parts, card=cards, goals=load_goals(folder))  # pyright: ignore
 
 
 def fast(part: nn.Module, dtype: torch.dtype = torch.bfloat16) -> nn.Module:

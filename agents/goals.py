@@ -1,0 +1,134 @@
+"""Goals as numbers: which readings are asked for, how a network is told, and what a step towards them earns.
+
+A goal is a row of targets, one per reading of READINGS, in its unit; NaN where a reading is free.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from planners.base import Readings
+from planners.objectives import Alive, Effort, HeightReward, Track, WeightedSum, parse_objective
+from world_models.checkpoint import WorldModel
+from world_models.step import StepModel
+
+READINGS = ("speed", "height", "pitch")
+"""m/s, m, rad."""
+TOLERANCE = (0.3, 0.04, 0.08)
+"""An error of this size costs about 0.4 of PRICE; far beyond it the cost grows no more."""
+CENTRE, SPREAD = (1.2, 1.15, 0.0), (1.3, 0.13, 0.3)
+"""Of the targets that are practised: a network sees (target - centre) / spread."""
+PRICE, WORST = 0.3, 6.0
+ALIKE = torch.ones(len(READINGS))
+"""Weights of readings that count alike."""
+PREFERENCE = 0.2
+"""Terms of smaller weight are preferences: they are no goal."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is asked for: targets (B, G), the weights of the readings (G,), and the price of a step's squared action."""
+
+    target: Tensor
+    weight: Tensor
+    effort: float = 0.0
+
+    @classmethod
+    def of(cls, objective: WeightedSum) -> Goal | None:
+        """Return the goal of an objective, or None where it asks for anything but readings, effort and not to fall."""
+        target, weight, effort = torch.full((len(READINGS),), torch.nan), torch.zeros(len(READINGS)), 0.0
+        for share, term in flat(objective):
+            if isinstance(term, Effort):
+                effort += share
+            elif isinstance(term, Track | HeightReward):
+                at = READINGS.index(term.reading if isinstance(term, Track) else "height")
+                if share >= PREFERENCE:
+                    if target[at].isfinite() and float(target[at]) != term.target:
+                        return None  # two speeds at once: a compromise, not a goal
+                    target[at], weight[at] = term.target, weight[at] + share
+            elif not isinstance(term, Alive):
+                return None
+        return cls(target[None], weight, effort) if target.isfinite().any() else None
+
+
+def asked_of(model: WorldModel, objective: str) -> Goal | None:
+    """Return the goal that a model pursues with its goal model, or None: then it is the task's own model that plans."""
+    return Goal.of(parse_objective(objective)) if objective and model.goals is not None else None
+
+
+def step_for(model: WorldModel, objective: str) -> StepModel:
+    """Return the one-step model that foresees the pursuit of an objective. What the actuators do is known to both."""
+    if asked_of(model, objective) is None or model.goals is None:
+        return model.step
+    made = copy.deepcopy(model.goals.step)
+    made.body = copy.deepcopy(model.step.body)
+    return made
+
+
+def flat(objective: WeightedSum) -> list[tuple[float, object]]:
+    """Return the terms of a sum and of the sums in it, each with its whole weight."""
+    found = []
+    for weight, term in objective.terms:
+        inner = flat(term) if isinstance(term, WeightedSum) else [(1.0, term)]
+        found += [(weight * share, one) for share, one in inner]
+    return found
+
+
+def context(goal_NG: Tensor) -> Tensor:
+    """Return what a network is told about goals, (N, 2 G): targets at unit scale, 0 where free, and which are not free."""
+    asked = goal_NG.isfinite()
+    centre, spread = goal_NG.new_tensor(CENTRE), goal_NG.new_tensor(SPREAD)
+    return torch.cat([((goal_NG - centre) / spread).nan_to_num(0.0), asked.float()], -1)
+
+
+def targets(context_NC: Tensor) -> Tensor:
+    """Return the goals (N, G) that `context` told: its inverse."""
+    scaled, asked = context_NC.chunk(2, -1)
+    goal = scaled * scaled.new_tensor(SPREAD) + scaled.new_tensor(CENTRE)
+    return goal.masked_fill(asked < 0.5, torch.nan)
+
+
+def payoff(found: Readings, goal: Tensor, weight_G: Tensor) -> Tensor:
+    """Return what a step earns, shape of the readings (...): 1 less the weighted mean price of the errors; `goal` (..., G).
+
+    The price of one error e, in tolerances, is PRICE (sqrt(1 + e^2) - 1), at most PRICE * WORST: near the target every bit counts, far
+    from it the way there is not drowned in what it costs.
+    """
+    seen = torch.stack([found[name] for name in READINGS], -1)
+    asked = goal.isfinite() * weight_G
+    error = ((seen - goal) / seen.new_tensor(TOLERANCE)).nan_to_num(0.0)
+    price = ((1 + error.square()).sqrt() - 1).clamp(max=WORST)
+    return 1.0 - PRICE * (price * asked).sum(-1) / asked.sum(-1).clamp(min=1e-6)
+
+
+class Told(nn.Module):
+    """A network that sees states and contexts side by side, told one context per environment, (B, C)."""
+
+    def __init__(self, net: nn.Module, context_BC: Tensor) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("context_BC", context_BC)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return what the network makes of states (B, ..., O)."""
+        told = self.context_BC.view(len(self.context_BC), *[1] * (z.dim() - 2), -1)  # pyright: ignore
+        return self.net(torch.cat([z, told.expand(*z.shape[:-1], -1)], -1))
+
+
+def random_goals(count: int, generator: torch.Generator) -> Tensor:
+    """Return goals that a walker can pursue, (N, G): a speed, a height, both, a pitch on the spot, or to stand."""
+    kind = torch.multinomial(torch.tensor([0.5, 0.15, 0.2, 0.1, 0.05]), count, True, generator=generator)
+
+    def between(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator)
+
+    pick: Sequence[Tensor] = [between(-1.3, 3.4), between(0.9, 1.35), between(-0.5, 1.0), between(-0.5, 0.5)]
+    free = torch.full((count,), torch.nan)
+    speed = torch.where(kind == 0, pick[0], torch.where(kind == 1, free, torch.where(kind == 2, pick[2], 0.0)))
+    height = torch.where((kind == 1) | (kind == 2), pick[1], free)
+    return torch.stack([speed, height, torch.where(kind == 3, pick[3], free)], -1)
