@@ -102,11 +102,11 @@ def measure_one(seed: int, adapted: WorldModel) -> None:
 
 
 def learned() -> WorldModel:
-    """Return the model after two rounds of ten episodes with the broken ankle."""
+    """Return the model after four rounds of five episodes with the broken ankle."""
     robot, play = Robot(LIFE, load_model(LIFE.config.agent.folder), None), []  # pyright: ignore
-    for round_, until in enumerate((10, 20)):
+    for round_, until in enumerate((5, 10, 15, 20)):
         play += [as_play(e) for e in robot.episodes(range(5_900_000 + len(play), 5_900_000 + until))]
-        robot.adapt(play, 10, 90_000 + round_)
+        robot.adapt(play, 5, 90_000 + round_)
     return robot.model
 
 

@@ -1,0 +1,84 @@
+"""Changes of goal, part of benchmarks/faults.py: does the monitor take a new goal for a new body?
+
+A healthy walker is given one random goal after another, now and then its own task again; nothing breaks, so every alarm is false.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Generator
+
+from agents.goals import READINGS, random_goals
+from benchmarks.common import QUICK_RESULTS, keep, rate_interval
+from configs.presets import PRESETS
+from deploy.watch import made_with
+
+if TYPE_CHECKING:
+    from deploy.config import RunConfig
+
+EVERY_S = 8.0
+"""Between the changes: as long as a whole episode, for which the rate of false alarms is set."""
+CHANGES = 10
+"""Of goal in one run."""
+TASK_SHARE = 0.2
+"""Share of the changes that go back to the task."""
+PLAN_LATENCY_S = 0.032
+
+
+def goals_of(seed: int) -> list[str]:
+    """Return the goals of a run in their order."""
+    targets = random_goals(CHANGES, Generator().manual_seed(seed)).tolist()
+    texts = ["+".join(f"{name}:{x:.2f}" for name, x in zip(READINGS, row, strict=True) if x == x) for row in targets]
+    task = np.random.default_rng(seed).random(CHANGES) < TASK_SHARE
+    return ["run" if back else text for back, text in zip(task, texts, strict=True)]
+
+
+def config(seed: int) -> RunConfig:
+    """Return a healthy run whose goal changes again and again; nothing is adapted."""
+    base = PRESETS["walker"][1]
+    goals = tuple(f"{text}@{EVERY_S * (i + 1):g}" for i, text in enumerate(goals_of(seed)))
+    last_s = EVERY_S * (CHANGES + 1)
+    cfg = replace(base, goals=goals, seed=seed, adapt=False, plan_latency_s=PLAN_LATENCY_S)
+    return replace(cfg, max_s=last_s, max_episodes=10_000)
+
+
+def path_of(seed: int) -> Path:
+    """Where a run's result is kept."""
+    mark = made_with(replace(config(seed), objective="speed:1"), judged=True)  # an objective: of the goal model too
+    return QUICK_RESULTS / "faults" / f"goal-changes-{seed}-{mark:08x}.json"
+
+
+def run(seed: int) -> None:
+    """Run, and write down when alarms came and how episodes ended."""
+    import torch
+
+    from deploy.arms import build, unlogged
+
+    torch.set_num_threads(1)
+    cfg = config(seed)
+    history = unlogged(cfg, build(cfg), lambda _, __: True).history
+    falls = [e.end_s for e in history.episodes if e.ended == "terminated"]
+    keep(path_of(seed), {"alarms_s": [r.t_s for _, r in history.alarms], "falls_s": falls, "goals": goals_of(seed)})
+
+
+def goal_changes(changes: int, workers: int) -> dict[str, Any]:
+    """Return the row: changes after which, until the next one, an alarm came."""
+    seeds = range(9_000_000, 9_000_000 + max(1, changes // CHANGES))
+    missing = [seed for seed in seeds if not path_of(seed).exists()]
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for done, _ in enumerate(pool.imap_unordered(partial(run), missing), 1):
+            print(f"{done} of {len(missing)} runs of {CHANGES} changes of goal", file=sys.stderr)
+    found = [json.loads(path_of(seed).read_text()) for seed in seeds]
+    after = [{int(t_s // EVERY_S) for t_s in f["alarms_s"]} - {0} for f in found]
+    alarms, n = sum(map(len, after)), CHANGES * len(found)
+    rate = PRESETS["walker"][1].agent.surprise.false_alarm_rate  # pyright: ignore
+    falls = sum(len(f["falls_s"]) for f in found)
+    return {"changes": n, "with an alarm": alarms, "rate": rate_interval(alarms, n), "set rate": rate, "falls": falls}
