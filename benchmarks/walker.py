@@ -1,6 +1,7 @@
 """Diffusion MPC on its published ground: fixed reward on six data sets, and what comes back after an ankle breaks.
 
-Needs the data sets (`surefoot collect`) and a model of each (`surefoot train DATASET --out runs/offline/DATASET`).
+With them: goals at run time, and which part of the model limits the planner. Needs the data sets (`surefoot collect`) and a model
+of each (`surefoot train DATASET --out runs/offline/DATASET`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from benchmarks.common import Options, Result, Table, mean_interval, parse, publish
 from benchmarks.walker_ankle import ARMS, METHOD, Life, lived, nested_bootstrap
+from benchmarks.walker_diagnosis import CORRELATION, ERROR, ERROR_TITLE, RANK_TITLE, ladder
 from benchmarks.walker_goals import COLUMNS, TITLE, goal_rows, picture
 from benchmarks.walker_reward import ORACLE, PUBLISHED, measured, normalised
 from deploy.machine import ROOT
@@ -37,6 +39,8 @@ class WalkerOptions(Options):
     """Folder with the data sets."""
     asked: int = 20
     """Seeds of each goal."""
+    states: int = 40
+    """Of healthy walking, from which the diagnosis compares scores."""
     workers: int = 2
 
 
@@ -111,10 +115,13 @@ def measure(options: WalkerOptions) -> Result:
     goals, seen = goal_rows(options.asked, options.workers) if not options.quick else ([], {})
     if goals:
         PICTURE.write_bytes(picture(seen))
+    ranks, errors = ladder(options.states) if not options.quick else ([], [])
     tables = (
         table("fixed reward; ratio = return / mean return of the data", REWARD, reward),
         table("broken ankle; budget = episodes of play; regained = (arm - broken) / (healthy - broken)", ANKLE, ankle),
         table(TITLE, COLUMNS, goals),
+        table(RANK_TITLE, CORRELATION, ranks),
+        table(ERROR_TITLE, ERROR, errors),
     )
     claim = f"After the left ankle breaks, a good part of what was lost comes back online; the method: {METHOD}."
     return Result(

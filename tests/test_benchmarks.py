@@ -195,3 +195,54 @@ def test_the_rows_of_the_ankle_compare_each_arm_with_itself_healthy_and_broken()
     assert (before["budget"], before["regained"]) == (0, 0.0)
     assert (after["budget"], after["regained"], after["method"], after["n"]) == (20, 0.5, True, 2)
     assert after["normalised"] == pytest.approx(56.6, abs=0.1)
+
+
+def test_the_return_within_a_horizon_ends_with_a_fall():
+    import torch
+
+    from benchmarks.walker_diagnosis import horizon_return
+
+    def judge(states, actions):
+        return states[:, 0], (states[:, 1] > 0).float()
+
+    z = torch.tensor([[[1.0, 1.0], [2.0, 1.0], [4.0, 1.0]], [[1.0, 1.0], [2.0, -1.0], [4.0, 1.0]]])
+    earned, alive = horizon_return(z, torch.zeros(2, 3, 1), judge, 0.5, 10.0)
+    assert earned.tolist() == [1 + 1 + 1, 1 - 5]
+    assert alive.tolist() == [1.0, 0.0]
+
+
+def test_the_simulator_is_put_where_the_state_says():
+    import torch
+
+    from benchmarks.walker_diagnosis import continued, put
+    from envs.robots import make_env
+    from tests.test_practice import whole_model
+
+    env = make_env("walker2d")
+    state, _ = env.reset(seed=3)
+    for _ in range(20):
+        state, *_ = env.step(env.action_space.sample() * 0.3)
+    other = make_env("walker2d")
+    other.reset(seed=4)
+    put(other, state)
+    assert np.allclose(other.unwrapped._get_obs(), state, atol=1e-6)
+
+    def judge(states, actions):
+        return torch.ones(len(states)), torch.ones(len(states))
+
+    model = whole_model()
+    states = torch.as_tensor(np.stack([state, state]), dtype=torch.float32)
+    with torch.inference_mode():
+        found = continued(other, model, states, torch.tensor([1.0, 0.0]), judge, 3)
+    assert found.tolist() == pytest.approx([1 + 0.99 + 0.99**2, 0.0])
+
+
+def test_goals_of_a_run_are_legal_and_now_and_then_the_task():
+    from benchmarks.goal_changes import CHANGES, EVERY_S, config, goals_of
+    from deploy.goals import parse_goals
+
+    found = [goals_of(seed) for seed in range(20)]
+    assert all(len(goals) == CHANGES for goals in found)
+    assert any("run" in goals for goals in found)
+    changes = parse_goals(config(3).goals)
+    assert [start_s for start_s, _ in changes] == [EVERY_S * (i + 1) for i in range(CHANGES)]
