@@ -18,6 +18,7 @@ import numpy as np
 
 from agents.learned import LearnedConfig, planner_of
 from agents.oracle import OracleAgent
+from benchmarks import ensemble
 from benchmarks.common import QUICK_RESULTS, keep, mean_interval
 from benchmarks.joint import joint_planner, trained
 from configs.limits import LIMITS
@@ -60,6 +61,9 @@ PLANNERS = {
     "refinement (CEM)": LearnedConfig(),
 }
 CLONING, JOINT, ORACLE = "one-step cloning", "joint diffusion, best of its dreams", "refinement, simulator as the model"
+ENSEMBLE = "ensemble of one-step models, cloned policy"
+ENSEMBLES = ("walker2d-medium", "walker2d-medium-replay")
+"""Data sets that an ensemble is trained for."""
 ORACLE_EPISODES = 10
 """The simulator takes its time."""
 
@@ -138,7 +142,8 @@ def judge(case: Case, data: Path) -> None:
     elif case.arm == ORACLE:
         found = [e.total_reward for e in omniscient(case.config, range(FIRST, FIRST + case.episodes))]
     else:
-        planner = dreamer(case, data) if case.arm == JOINT else None
+        makers = {JOINT: dreamer, ENSEMBLE: ensembled}
+        planner = makers[case.arm](case, data) if case.arm in makers else None
         numbers = [
             range(FIRST + i, FIRST + min(i + TOGETHER, case.episodes)) for i in range(0, case.episodes, TOGETHER)
         ]
@@ -150,6 +155,14 @@ def dreamer(case: Case, data: Path) -> SearchPlanner:
     """Return the planner with the joint model, which is trained first where it is not."""
     joint = trained(MODELS[case.dataset], data, case.folder)
     return joint_planner(case.config.agent, robot_spec(case.config.robot), load_model(case.folder), joint)  # pyright: ignore
+
+
+def ensembled(case: Case, data: Path) -> SearchPlanner:
+    """Return the planner with the ensemble, whose further members are trained first where they are not."""
+    model, agent = load_model(case.folder), case.config.agent
+    assert isinstance(agent, LearnedConfig)
+    members = ensemble.trained(MODELS[case.dataset], data, case.folder, model.step)
+    return ensemble.ensemble_planner(agent, robot_spec(case.config.robot), model, members)
 
 
 def omniscient(
@@ -164,6 +177,7 @@ def omniscient(
 def measured(datasets: Sequence[str], episodes: int, data: Path, workers: int) -> list[dict[str, Any]]:
     """Return the rows of the table. Raises ValueError for a data set whose model is not trained."""
     cases = [Case(name, arm, episodes) for name in datasets for arm in (CLONING, JOINT, *PLANNERS)]
+    cases += [Case(name, ENSEMBLE, episodes) for name in datasets if name in ENSEMBLES]
     cases += [Case(name, ORACLE, min(episodes, ORACLE_EPISODES)) for name in datasets]
     for case in cases:
         read_card(case.folder, "proposal")

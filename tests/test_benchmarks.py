@@ -246,3 +246,28 @@ def test_goals_of_a_run_are_legal_and_now_and_then_the_task():
     assert any("run" in goals for goals in found)
     changes = parse_goals(config(3).goals)
     assert [start_s for start_s, _ in changes] == [EVERY_S * (i + 1) for i in range(CHANGES)]
+
+
+def test_an_ensemble_is_averaged():
+    import torch
+
+    from agents.learned import LearnedConfig
+    from benchmarks.ensemble import ensemble_planner
+    from envs.robots import robot_spec
+    from envs.types import Belief
+    from tests.test_practice import step_model, whole_model
+
+    spec, model = robot_spec("walker2d"), whole_model()
+    one, other = step_model(), step_model()
+    other.net[-1].bias.data += 0.5
+    cfg = LearnedConfig(horizon=4, samples=3, bf16=False)
+    alone, both = (ensemble_planner(cfg, spec, model, members) for members in ([one], [one, other]))
+    belief = Belief(torch.randn(1, 1, 17), torch.zeros(1, 0, 6))
+    generators = [torch.Generator().manual_seed(0)]
+    actions = both.proposal.sample(belief, 3, generators)
+    z = both.dynamics.rollout(belief, actions, generators)
+    assert z.shape == (1, 3, 4, 34)
+    halves = [alone.readout(x)["speed"] for x in z.split(17, -1)]
+    assert torch.allclose(both.readout(z)["speed"], sum(halves) / 2)
+    assert not torch.allclose(halves[0], halves[1])
+    assert both.search(belief, None, generators).cost_B.isfinite().all()
