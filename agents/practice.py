@@ -64,6 +64,10 @@ class PracticeConfig:
             raise ValueError(f"need positive counts, ahead >= 0 and noise >= 0, got {self}")
 
 
+FALLING = 60
+"""Control steps before a fall that nobody should learn to do."""
+
+
 @dataclass(frozen=True)
 class Practised:
     """One episode: states (T + 1, O), actions (T, A) and the goal at each step (T, G), NaN where a reading was free."""
@@ -213,10 +217,12 @@ def descend(made: nn.Module, loss: Callable[[Generator], Tensor], updates: int, 
 
 
 def told_rows(episodes: Sequence[Practised]) -> tuple[Tensor, Tensor]:
-    """Return states with what was told there (N, O + C) and what was done (N, A)."""
-    states = torch.from_numpy(np.concatenate([e.state_TO[:-1] for e in episodes]).astype(np.float32))
-    told = context(torch.from_numpy(np.concatenate([e.goal_TG for e in episodes])))
-    return torch.cat([states, told], -1), torch.from_numpy(np.concatenate([e.action_TA for e in episodes]))
+    """Return states with what was told there (N, O + C) and what was done (N, A), but for what led to a fall."""
+    ends = [max(1, len(e.action_TA) - FALLING * e.fell) for e in episodes]
+    pairs = list(zip(episodes, ends, strict=True))
+    states = torch.from_numpy(np.concatenate([e.state_TO[:end] for e, end in pairs]).astype(np.float32))
+    told = context(torch.from_numpy(np.concatenate([e.goal_TG[:end] for e, end in pairs])))
+    return torch.cat([states, told], -1), torch.from_numpy(np.concatenate([e.action_TA[:end] for e, end in pairs]))
 
 
 def blank_told(state: Normaliser) -> Normaliser:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 import deploy.practise
 from agents.follow import Follow
-from agents.goals import ALIKE, PRICE, READINGS, WORST, Goal, Told, context, payoff, random_goals, step_for, targets
+from agents.goals import ALIKE, PRICE, READINGS, TOLERANCE, Goal, Told, context, payoff, random_goals, step_for, targets
 from agents.imagination import ImagineConfig, imagine
 from agents.learned import LearnedConfig, planner_of
-from agents.practice import PracticeConfig, Practised, ToldStep, begin, goal_judge, learn, practise
+from agents.practice import FALLING, PracticeConfig, Practised, ToldStep, begin, goal_judge, learn, practise, told_rows
 from configs.models import Practice
 from deploy.practise import figures, main, read, taught
 from envs.dataset import EpisodeData, Layout, write_dataset
@@ -101,14 +101,19 @@ def test_what_is_told_says_what_is_asked(goal):
     assert torch.allclose(targets(context(goal_NG)), goal_NG, atol=1e-5, equal_nan=True)
 
 
-def test_a_step_earns_1_at_the_goal_less_far_from_it_and_never_less_than_the_worst():
+def test_a_step_earns_1_at_the_goal_less_far_from_it_and_more_than_nothing_anywhere_near():
     goal = torch.tensor([1.0, math.nan, math.nan])
-    speed = torch.tensor([1.0, 1.3, 1.6, 50.0])
+    speed = torch.tensor([1.0, 1.0 + TOLERANCE[0], -0.5, -4.0])
     found = {"speed": speed, "height": torch.rand(4), "pitch": torch.rand(4)}
     earned = payoff(found, goal, ALIKE)
-    assert earned.tolist() == pytest.approx(
-        [1.0, 1 - PRICE * (2**0.5 - 1), 1 - PRICE * (5**0.5 - 1), 1 - PRICE * WORST]
-    )
+    assert earned.tolist() == pytest.approx([1.0, 1 - PRICE * math.log(2), 1 - PRICE * math.log(101), 0.12], abs=0.01)
+
+
+def test_what_led_to_a_fall_is_not_learned():
+    rng = np.random.default_rng(0)
+    fields = rng.normal(size=(101, 17)), rng.normal(size=(100, 6)), rng.normal(size=(100, 3))
+    fell, stood = (Practised(*(x.astype(np.float32) for x in fields), fell) for fell in (True, False))
+    assert [len(told_rows([e])[0]) for e in (fell, stood)] == [100 - FALLING, 100]
 
 
 def test_weights_are_shares_of_the_price():
