@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 from scipy import stats
-from torch import nn
 
 from agents import surprise
 from agents.adaptation import (
@@ -28,7 +27,7 @@ from agents.adaptation import (
     adapt_step,
     adapt_value,
 )
-from agents.goals import step_for
+from agents.goals import step_for, with_goal_step
 from agents.imagination import ImagineConfig, Judge
 from agents.memory import ORIGINAL, Memory, RecallConfig
 from agents.monitor import WINDOW, step_error
@@ -85,6 +84,9 @@ KEPT = 100
 TASK = ("", "run")
 """Objectives that are the task's own, on which surprise was calibrated."""
 
+MOTION: tuple[Part, ...] = ("step", "dynamics")
+"""Parts that say what follows from what, whatever for; the others are the task's."""
+
 Stage = Literal["watch", "collect", "fit", "trial"]
 
 
@@ -129,7 +131,8 @@ class AdaptiveAgent:
         self.original = self.model
         planner = self.planner_for(self.model, self.objective)
         self.action = planner.action
-        self.step = step_for(self.model, self.objective)
+        self._foresees: dict[int, tuple[StepModel, StepModel]] = {}
+        self.step, self.told = self.step_of(self.model), False
         self.mpc = MpcAgent(self.face(planner), self.step, planner.dt_s, planner.action.size)
         started = surprise.start(self.calibration, self.surprise_cfg)
         self.state = started if self.objective in TASK else surprise.rescale(started)
@@ -185,16 +188,27 @@ class AdaptiveAgent:
             self.objective = before
             raise
         self.returns, self.trial = [], []  # what was earned before was earned otherwise
+        if (before in TASK) != (objective in TASK):  # and other parts are to be learned
+            self.play, self.fresh, self._record_from = [], 0, len(self._actions)
+            self.round = min(self.round, 1) if self.stage == "fit" else 0
         return (GoalChange(t_s, objective),)
 
     def refresh(self) -> None:
         """Plan with the model and for the objective in use; they are those of the calibration, or its scale is provisional."""
         planner = self.planner_for(self.model, self.objective)
-        self.step = step_for(self.model, self.objective)
+        self._foresees = {}
+        self.step = self.step_of(self.model)
         self.mpc.use(self.face(planner), self.step)
         calibrated = self.model is self.original and self.objective in TASK
         self.state = surprise.restore(self.state) if calibrated else surprise.rescale(self.state)
         self._whole = False
+
+    def step_of(self, model: WorldModel) -> StepModel:
+        """Return a model's one-step model for the objective in use; the same object every time."""
+        own = model.step
+        if id(own) not in self._foresees:
+            self._foresees[id(own)] = own, step_for(model, self.objective)
+        return self._foresees[id(own)][1]
 
     @property
     def body(self) -> str:
@@ -219,7 +233,7 @@ class AdaptiveAgent:
         window = np.stack(self._states[-WINDOW - 1 :]), np.stack(self._actions[-WINDOW:])
         error = step_error(self.step, *window)
         self.state, reading = surprise.read(self.state, after.t_s, error, self.calibration, self.surprise_cfg)
-        known = self.memory.update(self.memory.gains(self.model, *window))
+        known = self.memory.update(self.memory.gains(self.step, *window, self.step_of))
         if known is not None and self.cfg.enabled and self.stage != "fit":
             return [reading, self.recall(known)]
         if reading.alarm and self.stage in ("collect", "fit"):
@@ -294,8 +308,10 @@ class AdaptiveAgent:
             return None
         recent = min(self.fresh, len(self.play))
         self.stage, self.fresh, self.round = "fit", 0, self.round + 1
-        cfg = self.cfg if self.objective in TASK else replace(self.cfg, parts=("step",))  # the others are the task's
-        return partial(job, self.model, tuple(self.play), recent, self.replay, self.judge, cfg, self.seed + self.round)
+        parts = self.cfg.parts if self.objective in TASK else tuple(p for p in self.cfg.parts if p in MOTION)
+        self.told = self.step is not self.model.step  # a goal: what it is foreseen with is fitted
+        model, cfg = replace(self.model, step=self.step), replace(self.cfg, parts=parts)
+        return partial(job, model, tuple(self.play), recent, self.replay, self.judge, cfg, self.seed + self.round)
 
     def receive(self, result: list[Candidate], t_s: float, /) -> Sequence[AgentEvent]:
         """Swap in the parts that are better on held-out play; keep the others.
@@ -307,11 +323,12 @@ class AdaptiveAgent:
         step = next((made for made in result if made.part == "step"), None)
         same_body = self.model is self.original and step is not None and not accepts(step, self.cfg.new_body_margin)
         events: list[AgentEvent] = []
-        chosen: dict[str, nn.Module] = {}
+        chosen: dict[str, object] = {}
         for made in result:
             good = accepts(made, self.cfg.margin)
             if good and not same_body:
-                chosen[made.part] = made.model
+                told = self.told and made.part == "step"
+                chosen |= with_goal_step(self.model, made.model) if told else {made.part: made.model}  # pyright: ignore
             events.append(self.report(made, good, same_body))
         more = "collect" if self.round < self.cfg.rounds else "watch"
         self.stage = "trial" if chosen or self.model is not self.original else more

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from planners.base import Readings
 from planners.objectives import Alive, Effort, HeightReward, Track, WeightedSum, parse_objective
-from world_models.checkpoint import WorldModel
+from world_models.checkpoint import GoalModel, WorldModel
 from world_models.step import StepModel
 
 READINGS = ("speed", "height", "pitch")
@@ -40,34 +40,57 @@ class Goal:
 
     @classmethod
     def of(cls, objective: WeightedSum) -> Goal | None:
-        """Return the goal of an objective, or None where it asks for anything but readings, effort and not to fall."""
-        target, weight, effort = torch.full((len(READINGS),), torch.nan), torch.zeros(len(READINGS)), 0.0
+        """Return the goal of an objective, or None where it asks for anything but readings, effort and not to fall.
+
+        The published height reward is taken for the height that it is highest at.
+        """
+        target: dict[int, float] = {}
+        weight, effort = torch.zeros(len(READINGS)), 0.0
         for share, term in flat(objective):
             if isinstance(term, Effort):
                 effort += share
             elif isinstance(term, Track | HeightReward):
                 at = READINGS.index(term.reading if isinstance(term, Track) else "height")
                 if share >= PREFERENCE:
-                    if target[at].isfinite() and float(target[at]) != term.target:
+                    if target.setdefault(at, term.target) != term.target:
                         return None  # two speeds at once: a compromise, not a goal
-                    target[at], weight[at] = term.target, weight[at] + share
+                    weight[at] += share
             elif not isinstance(term, Alive):
                 return None
-        return cls(target[None], weight, effort) if target.isfinite().any() else None
+        if not target:
+            return None
+        asked = torch.tensor([[target.get(at, torch.nan) for at in range(len(READINGS))]])
+        return cls(asked, weight, effort / float(weight.sum()))
 
 
-def asked_of(model: WorldModel, objective: str) -> Goal | None:
-    """Return the goal that a model pursues with its goal model, or None: then it is the task's own model that plans."""
-    return Goal.of(parse_objective(objective)) if objective and model.goals is not None else None
+def goals_for(model: WorldModel, objective: str) -> tuple[GoalModel, Goal] | None:
+    """Return what plans for an objective and what it asks for, or None: then it is the task's own model that plans.
+
+    What is known about the actuators is known to both.
+    """
+    goal = Goal.of(parse_objective(objective)) if objective and model.goals is not None else None
+    if goal is None or model.goals is None:
+        return None
+    return replace(model.goals, step=with_body(model.goals.step, model.step)), goal
 
 
 def step_for(model: WorldModel, objective: str) -> StepModel:
-    """Return the one-step model that foresees the pursuit of an objective. What the actuators do is known to both."""
-    if asked_of(model, objective) is None or model.goals is None:
-        return model.step
-    made = copy.deepcopy(model.goals.step)
-    made.body = copy.deepcopy(model.step.body)
+    """Return the one-step model that foresees the pursuit of an objective."""
+    found = goals_for(model, objective)
+    return model.step if found is None else found[0].step
+
+
+def with_body(step: StepModel, other: StepModel) -> StepModel:
+    """Return a copy of `step` with the body of `other`."""
+    made = copy.deepcopy(step)
+    made.body = copy.deepcopy(other.body)
     return made
+
+
+def with_goal_step(model: WorldModel, step: StepModel) -> dict[str, StepModel | GoalModel]:
+    """Return the fields of a model that change when the goals' one-step model does."""
+    assert model.goals is not None
+    return {"goals": replace(model.goals, step=step), "step": with_body(model.step, step)}
 
 
 def flat(objective: WeightedSum) -> list[tuple[float, object]]:
@@ -101,7 +124,7 @@ def payoff(found: Readings, goal: Tensor, weight_G: Tensor) -> Tensor:
     """
     seen = torch.stack([found[name] for name in READINGS], -1)
     asked = goal.isfinite() * weight_G
-    error = ((seen - goal) / seen.new_tensor(TOLERANCE)).nan_to_num(0.0)
+    error = torch.where(goal.isfinite(), (seen - goal) / seen.new_tensor(TOLERANCE), 0.0)
     price = torch.log1p(error.square())
     return 1.0 - PRICE * (price * asked).sum(-1) / asked.sum(-1).clamp(min=1e-6)
 

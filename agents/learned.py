@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agents.adaptive import AdaptConfig, AdaptiveAgent
 from agents.follow import Follow
-from agents.goals import Goal, Told, asked_of, context, payoff, step_for
+from agents.goals import Goal, Told, context, goals_for, payoff
 from agents.surprise import Calibration, SurpriseConfig
 from envs.robots import RobotSpec, readings, reward
 from planners.cem import Cem
@@ -159,9 +159,8 @@ def planner_of(cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, text: str
     Goals are pursued with the goal model, if there is one; all else with the task's.
     Raises ValueError for a horizon that the proposal does not have, or a predictor that the checkpoint does not hold.
     """
-    asked = asked_of(model, text)
-    if asked is not None and model.goals is not None:
-        return goal_planner(cfg, spec, replace(model.goals, step=step_for(model, text)), asked)
+    if (asked := goals_for(model, text)) is not None:
+        return goal_planner(cfg, spec, *asked)
     if cfg.horizon > model.proposal.horizon:
         raise ValueError(f"horizon must be <= {model.proposal.horizon}, which the proposal has, got {cfg.horizon}")
     predictor = getattr(model, cfg.predictor)

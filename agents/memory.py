@@ -7,13 +7,14 @@ what happens better for long enough comes back, be it the original after a repai
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from agents.monitor import evidence
 from world_models.checkpoint import WorldModel
+from world_models.step import StepModel
 
 ORIGINAL = "original"
 
@@ -53,10 +54,16 @@ class Memory:
         """Forget the evidence: another model has come into use."""
         self._sums = {}
 
-    def gains(self, used: WorldModel, states_TO: np.ndarray, actions_TA: np.ndarray) -> dict[str, float]:
+    def gains(
+        self,
+        used: StepModel,
+        states_TO: np.ndarray,
+        actions_TA: np.ndarray,
+        step_of: Callable[[WorldModel], StepModel] = lambda model: model.step,
+    ) -> dict[str, float]:
         """Return by how much each other model explains the last step better than the one in use, in nats per column."""
-        others = {name: model for name, model in self.models.items() if model.step is not used.step}
-        return {name: evidence(used.step, model.step, states_TO, actions_TA) for name, model in others.items()}
+        others = {name: step for name, model in self.models.items() if (step := step_of(model)) is not used}
+        return {name: evidence(used, step, states_TO, actions_TA) for name, step in others.items()}
 
     def update(self, gains: Mapping[str, float]) -> str | None:
         """Add the gains of one step; return the name of the model that is now due, the best if there are several."""

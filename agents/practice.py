@@ -107,11 +107,13 @@ class Side:
         """Those that have not fallen."""
         return [i for i, fell in enumerate(self.fell) if not fell]
 
-    def ask(self, t: int) -> None:
-        """Give everyone another goal."""
+    def ask(self, t: int, ahead: int) -> None:
+        """Give everyone another goal; it is what is done for from the first plan on that is made with it."""
         for i in self.live:
             self.goal_BG[i] = random_goals(1, self.generators[i])[0]
-            self.goals[i].append([t, [None if x != x else round(x, 4) for x in self.goal_BG[i].tolist()]])
+            self.goals[i].append(
+                [t + (ahead if t else 0), [None if x != x else round(x, 4) for x in self.goal_BG[i].tolist()]]
+            )
 
     @torch.inference_mode()
     def plan(self, model: GoalModel, cfg: PracticeConfig) -> None:
@@ -157,7 +159,7 @@ def practise(model: GoalModel, cfg: PracticeConfig, spec: RobotSpec, numbers: Se
     side = Side(spec, [cfg.seed * 1_000_003 + number for number in numbers])
     for t in range(cfg.episode_steps):
         if t % cfg.goal_steps == 0:
-            side.ask(t)
+            side.ask(t, cfg.ahead)
         if t % cfg.plan_every == 0:
             side.plan(model, cfg)
         side.act(cfg.noise)
@@ -303,6 +305,6 @@ def learn(
     practised = practised[-cfg.kept :]
     step = refit_step(model.step, steps_of(practised) if practised else None, data, cfg, seed)
     everything = [*taught, *practised]
-    policy = clone(model.policy, [*everything, *practised[-cfg.kept // 2 :]], cfg, seed)
+    policy = clone(model.policy, [*everything, *practised[len(practised) // 2 :]], cfg, seed)
     told = GoalModel(step, policy, model.value)
     return GoalModel(step, policy, evaluate(told, everything, cfg, spec, seed))

@@ -5,6 +5,7 @@ The policy is followed in one member with noise, every candidate is then predict
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,13 +34,13 @@ MEMBERS = 3
 
 def trained(cfg: ModelConfig, data: Path, work: Path, first: StepModel) -> list[StepModel]:
     """Return `first` and as many more of other random numbers; they are trained once, and kept in `work`."""
-    found = [first]
+    found, mark = [first], zlib.crc32((work / "step.safetensors").read_bytes())
     for seed in range(1, MEMBERS):
-        path, training = work / f"step-{seed}.safetensors", replace(cfg.step.train, seed=seed)
+        path, training = work / f"step-{seed}-{mark:08x}.safetensors", replace(cfg.step.train, seed=seed)
         torch.manual_seed(seed)
         task = step_task(replace(cfg, step=replace(cfg.step, train=training)), data)
         if not path.exists():
-            run = Run(task.model, training, work / f"step-{seed}")
+            run = Run(task.model, training, work / f"step-{seed}-{mark:08x}")
             for _ in train(run, task.train_loss, task.heldout_loss):
                 pass
             save_tensors(path, run.use_ema().state_dict())
@@ -64,17 +65,20 @@ def ensemble_planner(
 ) -> SearchPlanner:
     """Return the planner that averages over the members."""
     objective, of_one = goal(cfg, spec, model, "")
+    k = len(members)
 
     def readout(z_BSHD: Tensor) -> Readings:
-        found = [of_one(z) for z in z_BSHD.split(spec.state_size, -1)]
-        return {name: torch.stack([f[name] for f in found]).mean(0) for name in found[0]}
+        return of_one(torch.cat(z_BSHD.split(spec.state_size, -1), 1))  # member after member, along the candidates
+
+    def mean_cost(found: Readings, actions_BSHA: Tensor) -> Tensor:
+        return objective(found, actions_BSHA.repeat(1, k, 1, 1)).unflatten(1, (k, -1)).mean(1)
 
     quick = [fast(one) if cfg.bf16 else one for one in members]
     return SearchPlanner(
         method=Mppi(),
         dynamics=Ensemble(quick),  # pyright: ignore
         readout=readout,
-        objective=objective,
+        objective=mean_cost,
         action=spec.action,
         dt_s=spec.dt_s,
         horizon=cfg.horizon,

@@ -128,7 +128,7 @@ class Unit:
     def path(self) -> Path:
         """Where the result is kept, so that an interrupted benchmark goes on where it was."""
         o = self.options
-        size = f"s{o.searched}" if self.search else f"j{o.judged}-o{o.simulated}"
+        size = f"s{o.searched}" if self.search else f"j{o.judged}-r{ROUNDS}-o{o.simulated}"
         name = f"{self.robot}-{self.fault or 'healthy'}-{size}-{made_with(self.config, judged=True):08x}.json"
         return QUICK_RESULTS / "faults" / name.replace(":", "_")
 
@@ -147,22 +147,24 @@ def lived(cfg: RunConfig, model: WorldModel) -> tuple[WorldModel, list[str], str
     """
     assert isinstance(cfg.agent, LearnedConfig)
     adapt, spec, used = cfg.agent.adapt, robot_spec(cfg.robot), model
-    play, parts, body, each = [], set(), "", adapt.play_episodes
+    play, parts, body, each, before = [], set(), "", adapt.play_episodes, 0
     for round_ in range(ROUNDS):
         play += [as_play(e) for e in together(cfg, PLAYED + len(play), each, used)]
         made = job(used, play, each, load_replay(cfg.agent.folder), judge_of(spec), adapt, round_)
         if used is model and not accepts(made[0], adapt.new_body_margin):
             continue
         chosen = {c.part: c.model for c in made if accepts(c, adapt.margin)}
+        before = before or len(play)
         parts |= set(chosen)
         used = replace(used, **chosen)  # pyright: ignore
         body = used.step.body.explain(spec.action.names, spec.action.low_A.tolist(), spec.action.high_A.tolist())
     if used is model:
         return model, [], ""
-    trial = [*play[each:], *(as_play(e) for e in together(cfg, PLAYED + len(play), each, used))]
-    after, before = ([float(p.reward_T.sum()) for p in some] for some in (trial, play[:each]))
-    worse = stats.ttest_ind(after, before, equal_var=False, alternative="less").pvalue < adapt.rollback_risk  # pyright: ignore
-    return (model, ["rolled back"], body) if worse else (used, sorted(parts), body)
+    play += [as_play(e) for e in together(cfg, PLAYED + len(play), each, used)]
+    earned = [float(p.reward_T.sum()) for p in play]
+    worse = stats.ttest_ind(earned[before:], earned[:before], equal_var=False, alternative="less")
+    lower = worse.pvalue < adapt.rollback_risk  # pyright: ignore
+    return (model, ["rolled back"], body) if lower else (used, sorted(parts), body)
 
 
 def work(unit: Unit) -> None:

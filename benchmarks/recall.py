@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.common import QUICK_RESULTS, Options, Result, Table, keep, mean_interval, parse, publish
-from benchmarks.walker_ankle import METHOD, PLAN_LATENCY_S, Life, Robot, as_play
+from benchmarks.walker_ankle import METHOD, PLAN_LATENCY_S, ROUNDS, Life, Robot, as_play
 from configs.presets import PRESETS
 from deploy.watch import made_with
 from world_models.checkpoint import load_model
@@ -104,7 +104,7 @@ def measure_one(seed: int, adapted: WorldModel) -> None:
 def learned() -> WorldModel:
     """Return the model after four rounds of five episodes with the broken ankle."""
     robot, play = Robot(LIFE, load_model(LIFE.config.agent.folder), None), []  # pyright: ignore
-    for round_, until in enumerate((5, 10, 15, 20)):
+    for round_, until in enumerate(ROUNDS[:4]):
         play += [as_play(e) for e in robot.episodes(range(5_900_000 + len(play), 5_900_000 + until))]
         robot.adapt(play, 5, 90_000 + round_)
     return robot.model

@@ -16,7 +16,7 @@ from benchmarks.common import Options, Result, Table, mean_interval, parse, publ
 from benchmarks.walker_ankle import ARMS, METHOD, Life, lived, nested_bootstrap
 from benchmarks.walker_diagnosis import CORRELATION, ERROR, ERROR_TITLE, RANK_TITLE, ladder
 from benchmarks.walker_goals import COLUMNS, TITLE, goal_rows, picture
-from benchmarks.walker_reward import ORACLE, PUBLISHED, measured, normalised
+from benchmarks.walker_reward import PLANNERS, PUBLISHED, measured, normalised
 from deploy.machine import ROOT
 
 PICTURE = ROOT / "docs" / "goals.png"
@@ -111,7 +111,7 @@ def measure(options: WalkerOptions) -> Result:
     ankle = ankle_rows(lives, lived(lives, options.data, options.workers))
     method = [r for r in ankle if r["method"] and (r["side"], r["limit"]) == DEFECTS[0] and r["budget"]]
     figures = {f"regained after {r['budget']} episodes": r["regained"] for r in method}
-    best = {name: max(r["ratio"] for r in reward if r["dataset"] == name and r["arm"] != ORACLE) for name in datasets}
+    best = {name: max(r["ratio"] for r in reward if r["dataset"] == name and r["arm"] in PLANNERS) for name in datasets}
     goals, seen = goal_rows(options.asked, options.workers) if not options.quick else ([], {})
     if goals:
         PICTURE.write_bytes(picture(seen))

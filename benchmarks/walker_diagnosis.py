@@ -31,7 +31,7 @@ from world_models.checkpoint import WorldModel, load_model
 CANDIDATES = 48
 CONTINUED = 250
 """Control steps that the policy goes on for: what comes later counts for a twelfth."""
-FIRST = 8_700_000
+FIRST, EPISODES = 8_700_000, 24
 LAGS = (1, 4, 8, 16, 32)
 SCORES = (
     "one-step model, learned value",
@@ -60,19 +60,20 @@ class Ladder:
     def path(self) -> Any:
         """Where the result is kept."""
         mark = made_with(replace(PRESETS["walker"][1], max_s=1e6))
-        return QUICK_RESULTS / "walker" / f"diagnosis-{self.states}-{mark:08x}.json"
+        return QUICK_RESULTS / "walker" / f"diagnosis-{self.states}-{CANDIDATES}-{CONTINUED}-{EPISODES}-{mark:08x}.json"
 
 
 def visited(count: int) -> Tensor:
     """Return states of healthy walking, (N, O)."""
     cfg = replace(PRESETS["walker"][1], adapt=False, max_s=1e6, plan_latency_s=0.032)
-    episodes = watch_together(cfg, range(FIRST, FIRST + 4))
+    episodes = [e for i in range(0, EPISODES, 8) for e in watch_together(cfg, range(FIRST + i, FIRST + i + 8))]
     rows = np.concatenate([e.state_TO[100:-50] for e in episodes if e.length > 200])
     return torch.from_numpy(rows[np.random.default_rng(0).choice(len(rows), count, replace=False)])
 
 
 def put(env: gymnasium.Env, state_O: np.ndarray) -> None:
-    """Put the simulator into a state; where along the track does not matter."""
+    """Put the simulator into a state, from a clean slate; where along the track does not matter."""
+    env.reset(seed=0)
     core: Any = env.unwrapped
     positions = core.model.nq - 1
     core.set_state(np.concatenate([[0.0], state_O[:positions]]), state_O[positions:])
@@ -137,7 +138,7 @@ def compare(model: WorldModel, spec: RobotSpec, env: gymnasium.Env, state_O: Ten
     scores["one-step model, true continuation"] = guess_S
     spread = float(truth_S.std().clamp_min(1e-6))
     return {
-        "correlation": {n: float(stats.spearmanr(x, truth_S).statistic) for n, x in scores.items()},  # pyright: ignore
+        "correlation": {n: float(np.nan_to_num(stats.spearmanr(x, truth_S).statistic)) for n, x in scores.items()},  # pyright: ignore
         "regret": {n: float(truth_S.max() - truth_S[x.argmax()]) / spread for n, x in scores.items()},
         "errors": errors,
     }
@@ -155,7 +156,6 @@ def ladder(states: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     if not kept.path.exists():
         torch.set_num_threads(1)
         model, spec, env = load_model(LearnedConfig().folder), robot_spec("walker2d"), make_env("walker2d")
-        env.reset(seed=0)
         keep(kept.path, [compare(model, spec, env, state, seed) for seed, state in enumerate(visited(states))])
     return rows_of(json.loads(kept.path.read_text()))
 

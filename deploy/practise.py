@@ -5,8 +5,8 @@ Needs the data sets of `surefoot collect`, the teacher's among them; writes CHEC
 
 from __future__ import annotations
 
-import shutil
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,8 +18,8 @@ import torch
 import tyro
 from rich.console import Console
 
-from agents.goals import READINGS, Goal
-from agents.practice import PracticeConfig, Practised, begin, learn, practise
+from agents.goals import PRICE, READINGS, TOLERANCE, Goal
+from agents.practice import FALLING, PracticeConfig, Practised, begin, learn, practise
 from configs.models import PRACTICE, Practice
 from deploy.commandline import complain, guarded, in_one_line
 from deploy.telemetry import commit
@@ -29,7 +29,7 @@ from envs.episodes import Episode, Spool
 from envs.robots import RobotSpec, readings, robot_spec
 from envs.tasks import read_tasks
 from planners.objectives import parse_objective
-from world_models.checkpoint import GOAL_PARTS, GOALS, GoalModel, load_part, save_part
+from world_models.checkpoint import GOAL_PARTS, GOALS, GoalModel, load_part, read_card, save_part
 from world_models.fit import load
 
 
@@ -47,6 +47,7 @@ class PractiseArgs:
     rounds: int | None = None
     """Fewer or more rounds than the preset's."""
     workers: int = 2
+    threads: int = 2
 
 
 def taught(folder: Path) -> list[Practised]:
@@ -77,15 +78,24 @@ def figures(episodes: Sequence[Practised], spec: RobotSpec, late: int = 100) -> 
     return medians | {"fell": float(np.mean([e.fell for e in episodes])), "episodes": len(episodes)}
 
 
-def save(model: GoalModel, folder: Path, about: dict[str, Any], cfg: PracticeConfig) -> None:
-    """Write the parts and their cards."""
+def save(model: GoalModel, folder: Path, about: dict[str, Any], cfg: PracticeConfig, last: bool = False) -> None:
+    """Write the parts and their cards; policy and value in bf16 if it is the last time."""
     action, state = len(model.step.action.mean), len(model.step.state.mean)
     told = len(model.policy.state.mean)
     sizes = {"step": state, "policy": told, "value": told}
     own = {"step": asdict(model.step.cfg), "policy": asdict(cfg.policy), "value": asdict(cfg.value)}
     for part in GOAL_PARTS:
         shape = {"state": sizes[part], "action": action, "horizon": cfg.planner.horizon}
-        save_part(folder, part, getattr(model, part), about | {"sizes": shape, part: own[part]}, half=part != "step")
+        save_part(
+            folder, part, getattr(model, part), about | {"sizes": shape, part: own[part]}, half=last and part != "step"
+        )
+
+
+def made_with(folder: Path, names: Sequence[str], cfg: PracticeConfig) -> int:
+    """Return a checksum of what practice depends on, but for the number of rounds: another one is another practice."""
+    rules = (names, replace(cfg, rounds=1), TOLERANCE, PRICE, FALLING)
+    path = folder / "step.safetensors"
+    return zlib.crc32(path.read_bytes() if path.exists() else b"", zlib.crc32(repr(rules).encode()))
 
 
 def read(folder: Path) -> GoalModel:
@@ -118,26 +128,28 @@ def run(args: PractiseArgs, console: Console) -> None:
         raise ValueError(f"no practice for {args.checkpoint!r}; choose from {', '.join(PRACTICE)}")
     who: Practice = PRACTICE[args.checkpoint]
     cfg = who.practice if args.rounds is None else replace(who.practice, rounds=args.rounds)
-    spec, work, out = robot_spec(who.robot), args.work / args.checkpoint, args.checkpoints / args.checkpoint
+    spec, out = robot_spec(who.robot), args.checkpoints / args.checkpoint
     names = (who.taught, *who.data)
     data = [load((name,), args.data).split(0.05)[0] for name in names]
+    work = args.work / f"{args.checkpoint}-{made_with(out, names, who.practice):08x}"
     teacher, spool = taught(args.data / who.taught), Spool(work / "episodes")
     done = max((n for n in range(cfg.rounds + 1) if (work / f"round-{n}" / "value.json").exists()), default=None)
     model = begin(load_part(out, "step"), cfg) if done is None else read(work / f"round-{done}")  # pyright: ignore
     practised = [Practised.of(spool.read(i)) for i in range(cfg.episodes * (done or 0))]
     kept = {key: value for key, value in asdict(cfg).items() if key != "planner"}
     about: dict[str, Any] = {"robot": who.robot, "data": list(names), "practice": kept, "commit": commit()}
+    if done is not None:
+        about["metrics"] = read_card(work / f"round-{done}", "step").get("metrics", {})
     for number in range(0 if done is None else done + 1, cfg.rounds + 1):
         if number:
             new = [Practised.of(e) for e in played(model, cfg, spec, number - 1, spool, args.workers)]
             about["metrics"] = figures(new, spec)
             console.print(f"round {number} of {cfg.rounds}: {about['metrics']}", highlight=False, soft_wrap=True)
             practised += new
+        torch.set_num_threads(args.threads)
         model = learn(model, teacher, practised, data, cfg, spec, cfg.seed + number)
         save(model, work / f"round-{number}", about, cfg)
-    if (out / GOALS).exists():
-        shutil.rmtree(out / GOALS)
-    save(model, out / GOALS, about, cfg)
+    save(model, out / GOALS, about, cfg, last=True)
     console.print(f"wrote {out / GOALS}", highlight=False, soft_wrap=True)
 
 

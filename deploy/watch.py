@@ -49,7 +49,7 @@ def made_with(cfg: RunConfig, judged: bool = False) -> int:
     others = {f.name: getattr(cfg, f.name) for f in fields(cfg) if f.name != "agent"}
     total = zlib.crc32(f"{others} {kept}".encode())
     names = [f"{part}.{kind}" for part in PARTS for kind in ("json", "safetensors")]
-    if cfg.objective:
+    if cfg.objective or cfg.goals:
         names += [f"{GOALS}/{part}.{kind}" for part in GOAL_PARTS for kind in ("json", "safetensors")]
     for name in [*names, "surprise.json", "replay.safetensors"] if judged else names:
         path = cfg.agent.folder / name

@@ -11,14 +11,14 @@ from agents.adaptation import Candidate, FitConfig
 from agents.adaptive import AdaptConfig, AdaptiveAgent
 from agents.imagination import ImagineConfig
 from agents.learned import judge_of
-from agents.memory import RecallConfig
+from agents.memory import ORIGINAL, RecallConfig
 from agents.surprise import Calibration, SurpriseConfig
 from agents.types import AdaptationReport, ModelSwap, SurpriseReading
 from envs.robots import robot_spec
 from envs.types import Observation
 from planners.search import SearchPlanner
 from planners.ssr import Ssr
-from world_models.checkpoint import WorldModel, blank
+from world_models.checkpoint import GoalModel, WorldModel, blank
 from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
 from world_models.dynamics import DiffusionDynamics
@@ -276,3 +276,61 @@ def test_plans_are_deterministic_and_of_the_legal_range():
     assert np.array_equal(plans[0].actions_HA, plans[1].actions_HA)
     assert plans[0].t0_s == pytest.approx(3 * SPEC.dt_s)
     assert (np.abs(plans[0].actions_HA) <= 1).all()
+
+
+def goal_agent():
+    """An agent with a goal model, in pursuit of a goal."""
+    it = agent()
+    goals = GoalModel(copy.deepcopy(it.model.step), it.model.policy, it.model.value)
+    goals.step.net[0].weight.data += 0.1
+    it.model = it.original = replace(it.model, goals=goals)
+    it.memory.models = {ORIGINAL: it.original}
+    it.pursue("speed:1", 0.0)
+    return it
+
+
+def test_a_goal_is_foreseen_by_the_goals_own_model_and_that_one_is_fitted():
+    it = goal_agent()
+    assert torch.equal(it.step.net[0].weight, it.model.goals.step.net[0].weight)
+    assert it.mpc.ahead is it.step
+    it.stage = "collect"
+    for _ in range(4):
+        live(it, 0.1)
+    job = it.take_job()
+    made = job()
+    assert [c.part for c in made] == ["step"]
+    made[0].model.body.numbers = made[0].model.body.numbers * 0.5
+    it.receive([replace(made[0], before=1.0, after=0.5, better_share=1.0)], 1.0)
+    assert torch.equal(it.model.goals.step.net[0].weight, made[0].model.net[0].weight)
+    assert torch.equal(it.model.step.net[0].weight, it.original.step.net[0].weight)
+    for step in (it.model.step, it.step):
+        assert torch.equal(step.body.numbers, made[0].model.body.numbers)
+    it.pursue("run", 2.0)
+    assert it.step is it.model.step
+
+
+def test_what_was_played_for_a_goal_teaches_nothing_about_the_task():
+    it = goal_agent()
+    it.stage = "collect"
+    for _ in range(3):
+        live(it, 0.1)
+    assert len(it.play) == 3
+    it.pursue("speed:2", 1.0)
+    assert len(it.play) == 3
+    it.round = 2
+    it.pursue("run", 2.0)
+    assert (it.play, it.fresh, it.round) == ([], 0, 0)
+
+
+def test_a_known_body_is_recalled_in_pursuit_of_a_goal():
+    it = goal_agent()
+    other = replace(it.original, step=copy.deepcopy(it.original.step), goals=copy.deepcopy(it.original.goals))
+    for model, drift in ((it.original, -3.0), (other, 1.0)):
+        model.goals.step.net[-1].weight.data.zero_()
+        model.goals.step.net[-1].bias.data = torch.tensor([drift] * 17 + [0.0] * 17)
+    it.pursue("speed:2", 0.0)
+    it.memory.keep("body-1", other)
+    it.surprise_cfg = SurpriseConfig(gross=1e9, settle=10_000)
+    (swap,) = [e for _ in range(4) for e in live(it, 1.0) if isinstance(e, ModelSwap)]
+    assert swap.model == "body-1"
+    assert it.model is other

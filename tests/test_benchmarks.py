@@ -238,14 +238,14 @@ def test_the_simulator_is_put_where_the_state_says():
 
 
 def test_goals_of_a_run_are_legal_and_now_and_then_the_task():
-    from benchmarks.goal_changes import CHANGES, EVERY_S, config, goals_of
+    from benchmarks.goal_changes import CHANGES, EVERY_S, FIRST_S, config, goals_of
     from deploy.goals import parse_goals
 
     found = [goals_of(seed) for seed in range(20)]
     assert all(len(goals) == CHANGES for goals in found)
     assert any("run" in goals for goals in found)
     changes = parse_goals(config(3).goals)
-    assert [start_s for start_s, _ in changes] == [EVERY_S * (i + 1) for i in range(CHANGES)]
+    assert [start_s for start_s, _ in changes] == [FIRST_S + EVERY_S * i for i in range(CHANGES)]
 
 
 def test_an_ensemble_is_averaged():
@@ -260,14 +260,16 @@ def test_an_ensemble_is_averaged():
     spec, model = robot_spec("walker2d"), whole_model()
     one, other = step_model(), step_model()
     other.net[-1].bias.data += 0.5
+    model.value.returns.std.fill_(50.0)
+    belief = Belief(torch.zeros(1, 1, 17), torch.zeros(1, 0, 6))
+    belief.z_BTD[..., 0] = 1.25  # upright
     cfg = LearnedConfig(horizon=4, samples=3, bf16=False)
     alone, both = (ensemble_planner(cfg, spec, model, members) for members in ([one], [one, other]))
-    belief = Belief(torch.randn(1, 1, 17), torch.zeros(1, 0, 6))
     generators = [torch.Generator().manual_seed(0)]
     actions = both.proposal.sample(belief, 3, generators)
     z = both.dynamics.rollout(belief, actions, generators)
     assert z.shape == (1, 3, 4, 34)
-    halves = [alone.readout(x)["speed"] for x in z.split(17, -1)]
-    assert torch.allclose(both.readout(z)["speed"], sum(halves) / 2)
-    assert not torch.allclose(halves[0], halves[1])
+    costs = [alone.objective(alone.readout(x), actions) for x in z.split(17, -1)]
+    assert torch.allclose(both.objective(both.readout(z), actions), sum(costs) / 2)
+    assert not torch.allclose(costs[0], costs[1])
     assert both.search(belief, None, generators).cost_B.isfinite().all()
