@@ -35,7 +35,7 @@ from world_models.value import ValueConfig, ValueEnsemble
 class PracticeConfig:
     """How much is practised in a round, and how it is learned from."""
 
-    rounds: int = 10
+    rounds: int = 14
     episodes: int = 72
     """Of each round."""
     episode_steps: int = 400
