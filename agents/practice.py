@@ -21,7 +21,7 @@ from agents.learned import LearnedConfig, goal_planner
 from agents.mpc import look_ahead
 from envs.dataset import EpisodeData
 from envs.episodes import Episode
-from envs.robots import RobotSpec, make_env, readings
+from envs.robots import RobotSpec, make_env, place, readings
 from envs.types import Belief
 from world_models.checkpoint import GoalModel
 from world_models.fit import batches
@@ -64,6 +64,8 @@ class PracticeConfig:
             raise ValueError(f"need positive counts, ahead >= 0 and noise >= 0, got {self}")
 
 
+MOVING = 1 / 3
+"""Share of the episodes that begin in motion."""
 FALLING = 60
 """Control steps before a fall that nobody should learn to do."""
 
@@ -89,18 +91,22 @@ class Practised:
 class Side:
     """Robots side by side: what each has seen and done, and the actions that are due."""
 
-    def __init__(self, spec: RobotSpec, seeds: Sequence[int]) -> None:
+    def __init__(self, spec: RobotSpec, seeds: Sequence[int], starts_NO: np.ndarray) -> None:
         self.spec, self.seeds = spec, seeds
         self.goal_BG = torch.full((len(seeds), len(READINGS)), torch.nan)
         self.envs = [make_env(spec.name, spec.version) for _ in seeds]
+        self.noise = [np.random.default_rng(seed) for seed in seeds]
         self.states = [[env.reset(seed=seed)[0]] for env, seed in zip(self.envs, seeds, strict=True)]
+        for env, states, rng in zip(self.envs, self.states, self.noise, strict=True):
+            if rng.random() < MOVING:
+                states[0] = starts_NO[rng.integers(len(starts_NO))]
+                place(env, states[0].astype(np.float64))
         self.actions: list[list[np.ndarray]] = [[] for _ in seeds]
         self.rewards: list[list[float]] = [[] for _ in seeds]
         self.goals: list[list[object]] = [[] for _ in seeds]
         self.due: list[list[np.ndarray]] = [[] for _ in seeds]
         self.fell = [False] * len(seeds)
         self.generators = [Generator().manual_seed(seed) for seed in seeds]
-        self.noise = [np.random.default_rng(seed) for seed in seeds]
 
     @property
     def live(self) -> list[int]:
@@ -154,9 +160,14 @@ class Side:
         return made
 
 
-def practise(model: GoalModel, cfg: PracticeConfig, spec: RobotSpec, numbers: Sequence[int]) -> list[Episode]:
-    """Return the episodes with these numbers, side by side; in each, random goals are pursued, one after another."""
-    side = Side(spec, [cfg.seed * 1_000_003 + number for number in numbers])
+def practise(
+    model: GoalModel, cfg: PracticeConfig, spec: RobotSpec, starts_NO: np.ndarray, numbers: Sequence[int]
+) -> list[Episode]:
+    """Return the episodes with these numbers, side by side; in each, random goals are pursued, one after another.
+
+    Some begin in one of `starts_NO`, states that the robot may be in when it is given a goal.
+    """
+    side = Side(spec, [cfg.seed * 1_000_003 + number for number in numbers], starts_NO)
     for t in range(cfg.episode_steps):
         if t % cfg.goal_steps == 0:
             side.ask(t, cfg.ahead)
@@ -274,11 +285,18 @@ def goal_judge(spec: RobotSpec) -> Judge:
     return judge
 
 
+def moments(data: Sequence[EpisodeData], count: int = 20_000) -> tuple[Tensor, Tensor]:
+    """Return as many windows of two steps of each data set, states (N, 3, O) and actions (N, 2, A)."""
+    found = [batches(one, count, 2)(Generator().manual_seed(0)) for one in data]
+    states, actions = zip(*found, strict=True)
+    return torch.cat(states), torch.cat(actions)
+
+
 def evaluate(
-    model: GoalModel, episodes: Sequence[Practised], cfg: PracticeConfig, spec: RobotSpec, seed: int
+    model: GoalModel, where: tuple[Tensor, Tensor], cfg: PracticeConfig, spec: RobotSpec, seed: int
 ) -> ValueEnsemble:
-    """Return what the policy earns in the one-step model, for random goals from wherever the robot has been."""
-    states, actions = steps_of(episodes)
+    """Return what the policy earns in the one-step model, for random goals from windows (of two steps) of where the robot was."""
+    states, actions = where
     goals = context(random_goals(len(states), Generator().manual_seed(seed)))
     starts = torch.cat([states[:, :2], goals[:, None].expand(-1, 2, -1)], -1), actions[:, :1]
     return evaluate_policy(model.value, ToldStep(model.step), model.policy, starts, goal_judge(spec), cfg.imagine, seed)  # pyright: ignore
@@ -306,5 +324,6 @@ def learn(
     step = refit_step(model.step, steps_of(practised) if practised else None, data, cfg, seed)
     everything = [*taught, *practised]
     policy = clone(model.policy, [*everything, *practised[len(practised) // 2 :]], cfg, seed)
-    told = GoalModel(step, policy, model.value)
-    return GoalModel(step, policy, evaluate(told, everything, cfg, spec, seed))
+    where = steps_of(everything), moments(data)
+    states, actions = (torch.cat(x) for x in zip(*where, strict=True))
+    return GoalModel(step, policy, evaluate(GoalModel(step, policy, model.value), (states, actions), cfg, spec, seed))

@@ -24,7 +24,7 @@ from benchmarks.common import QUICK_RESULTS, keep, mean_interval
 from configs.presets import PRESETS
 from deploy.watch import made_with, watch_together
 from envs.oracle import SimulatorDynamics
-from envs.robots import RobotSpec, make_env, robot_spec
+from envs.robots import RobotSpec, make_env, place, robot_spec
 from envs.types import Belief
 from world_models.checkpoint import WorldModel, load_model
 
@@ -71,14 +71,6 @@ def visited(count: int) -> Tensor:
     return torch.from_numpy(rows[np.random.default_rng(0).choice(len(rows), count, replace=False)])
 
 
-def put(env: gymnasium.Env, state_O: np.ndarray) -> None:
-    """Put the simulator into a state, from a clean slate; where along the track does not matter."""
-    env.reset(seed=0)
-    core: Any = env.unwrapped
-    positions = core.model.nq - 1
-    core.set_state(np.concatenate([[0.0], state_O[:positions]]), state_O[positions:])
-
-
 def continued(
     env: gymnasium.Env, model: WorldModel, states_SO: Tensor, alive_S: Tensor, judge: Judge, steps: int
 ) -> Tensor:
@@ -87,7 +79,7 @@ def continued(
     for row, state_O in enumerate(states_SO):
         if not alive_S[row]:
             continue
-        put(env, state_O.double().numpy())
+        place(env, state_O.double().numpy())
         now, discount = state_O, 1.0
         for _ in range(steps):
             action_A = model.policy(now).clamp(-1, 1)
@@ -121,7 +113,7 @@ def compare(model: WorldModel, spec: RobotSpec, env: gymnasium.Env, state_O: Ten
     generators = [Generator().manual_seed(seed)]
     whole = model.proposal.sample(belief, CANDIDATES, generators).clamp(-1, 1)
     actions = whole[:, :, : cfg.horizon]
-    put(env, state_O.double().numpy())
+    place(env, state_O.double().numpy())
     z = {"simulator": SimulatorDynamics(env).rollout(belief, whole, generators)}
     z["one-step model"] = model.step.rollout(belief, whole, generators)
     assert model.dynamics is not None

@@ -111,6 +111,7 @@ class Practice:
     taught: str
     """Data set of a teacher that pursued goals."""
     data: tuple[str, ...]
+    """The last one: what the planner does without a goal. Some episodes of practice begin there."""
     practice: PracticeConfig = field(default_factory=PracticeConfig)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from agents.goals import PRICE, READINGS, TOLERANCE, Goal
-from agents.practice import FALLING, PracticeConfig, Practised, begin, learn, practise
+from agents.practice import FALLING, MOVING, PracticeConfig, Practised, begin, learn, practise
 from configs.models import PRACTICE, Practice
 from deploy.commandline import complain, guarded, in_one_line
 from deploy.telemetry import commit
@@ -93,7 +93,7 @@ def save(model: GoalModel, folder: Path, about: dict[str, Any], cfg: PracticeCon
 
 def made_with(folder: Path, names: Sequence[str], cfg: PracticeConfig) -> int:
     """Return a checksum of what practice depends on, but for the number of rounds: another one is another practice."""
-    rules = (names, replace(cfg, rounds=1), TOLERANCE, PRICE, FALLING)
+    rules = (names, replace(cfg, rounds=1), TOLERANCE, PRICE, FALLING, MOVING)
     path = folder / "step.safetensors"
     return zlib.crc32(path.read_bytes() if path.exists() else b"", zlib.crc32(repr(rules).encode()))
 
@@ -104,22 +104,24 @@ def read(folder: Path) -> GoalModel:
 
 
 def played(
-    model: GoalModel, cfg: PracticeConfig, spec: RobotSpec, number: int, spool: Spool, workers: int
+    play: Callable[[Sequence[int]], list[Episode]], cfg: PracticeConfig, number: int, spool: Spool, workers: int
 ) -> Iterator[Episode]:
     """Yield the episodes of a round; those that an interrupted one has kept are not played again."""
 
     def make(missing: Sequence[int]) -> Iterator[Episode]:
         groups = [missing[i : i + cfg.side_by_side] for i in range(0, len(missing), cfg.side_by_side)]
-        for made in side_by_side(partial(play_some, model, cfg, spec), groups, workers):
+        for made in side_by_side(play, groups, workers):
             yield from made
 
     return keep(spool, range(cfg.episodes * number, cfg.episodes * (number + 1)), make)
 
 
-def play_some(model: GoalModel, cfg: PracticeConfig, spec: RobotSpec, numbers: Sequence[int]) -> list[Episode]:
+def play_some(
+    model: GoalModel, cfg: PracticeConfig, spec: RobotSpec, starts_NO: np.ndarray, numbers: Sequence[int]
+) -> list[Episode]:
     """Return the episodes with these numbers, on one thread."""
     torch.set_num_threads(1)
-    return practise(model, cfg, spec, numbers)
+    return practise(model, cfg, spec, starts_NO, numbers)
 
 
 def run(args: PractiseArgs, console: Console) -> None:
@@ -132,6 +134,7 @@ def run(args: PractiseArgs, console: Console) -> None:
     names = (who.taught, *who.data)
     data = [load((name,), args.data).split(0.05)[0] for name in names]
     work = args.work / f"{args.checkpoint}-{made_with(out, names, who.practice):08x}"
+    moving = data[-1].state_NO[::50]
     teacher, spool = taught(args.data / who.taught), Spool(work / "episodes")
     done = max((n for n in range(cfg.rounds + 1) if (work / f"round-{n}" / "value.json").exists()), default=None)
     model = begin(load_part(out, "step"), cfg) if done is None else read(work / f"round-{done}")  # pyright: ignore
@@ -142,7 +145,8 @@ def run(args: PractiseArgs, console: Console) -> None:
         about["metrics"] = read_card(work / f"round-{done}", "step").get("metrics", {})
     for number in range(0 if done is None else done + 1, cfg.rounds + 1):
         if number:
-            new = [Practised.of(e) for e in played(model, cfg, spec, number - 1, spool, args.workers)]
+            play = partial(play_some, model, cfg, spec, moving)
+            new = [Practised.of(e) for e in played(play, cfg, number - 1, spool, args.workers)]
             about["metrics"] = figures(new, spec)
             console.print(f"round {number} of {cfg.rounds}: {about['metrics']}", highlight=False, soft_wrap=True)
             practised += new

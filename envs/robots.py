@@ -206,3 +206,11 @@ def make_env(name: str, version: str = "v4", render_mode: str | None = None) -> 
     from envs.simulation import simulate  # here, as Gymnasium sets environment variables when imported
 
     return simulate(robot_spec(name, version), render_mode)
+
+
+def place(env: gymnasium.Env, state_O: np.ndarray) -> None:
+    """Put a robot's simulation into a state, from a clean slate; where along the track does not matter."""
+    core: Any = env.unwrapped
+    env.reset(seed=0)
+    positions = core.model.nq - 1
+    core.set_state(np.concatenate([[0.0], state_O[:positions]]), state_O[positions:])

@@ -214,8 +214,8 @@ def test_the_return_within_a_horizon_ends_with_a_fall():
 def test_the_simulator_is_put_where_the_state_says():
     import torch
 
-    from benchmarks.walker_diagnosis import continued, put
-    from envs.robots import make_env
+    from benchmarks.walker_diagnosis import continued
+    from envs.robots import make_env, place
     from tests.test_practice import whole_model
 
     env = make_env("walker2d")
@@ -224,7 +224,7 @@ def test_the_simulator_is_put_where_the_state_says():
         state, *_ = env.step(env.action_space.sample() * 0.3)
     other = make_env("walker2d")
     other.reset(seed=4)
-    put(other, state)
+    place(other, state)
     assert np.allclose(other.unwrapped._get_obs(), state, atol=1e-6)
 
     def judge(states, actions):

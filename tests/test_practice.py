@@ -49,6 +49,10 @@ SMALL = PracticeConfig(
 )
 
 
+STANDING = np.zeros((1, 17), np.float32)
+STANDING[0, 0] = 1.25
+
+
 def step_model():
     torch.manual_seed(0)
     change = Normaliser(torch.zeros(17), torch.full((17,), 0.01))
@@ -202,7 +206,7 @@ def test_a_context_is_carried_along_unchanged_and_judged():
 
 def test_an_episode_of_practice_depends_on_its_number_alone_and_keeps_its_goals():
     model = goal_model()
-    two, one = practise(model, SMALL, SPEC, [4, 5]), practise(model, SMALL, SPEC, [5])
+    two, one = practise(model, SMALL, SPEC, STANDING, [4, 5]), practise(model, SMALL, SPEC, STANDING, [5])
     assert np.allclose(two[1].state_TO, one[0].state_TO, atol=1e-4)
     assert two[1].meta == one[0].meta
     assert [first for first, _ in one[0].meta["targets"]] == [0, 8 + SMALL.ahead][: len(one[0].meta["targets"])]
@@ -211,10 +215,19 @@ def test_an_episode_of_practice_depends_on_its_number_alone_and_keeps_its_goals(
     assert np.isfinite(kept.goal_TG).any(1).all()
 
 
+def test_some_episodes_begin_in_motion():
+    running = STANDING.copy()
+    running[0, SPEC.columns["speed"]] = 3.0
+    made = practise(goal_model(), SMALL, SPEC, running, range(12))
+    moving = [e for e in made if e.state_TO[0, SPEC.columns["speed"]] > 2.9]
+    assert 0 < len(moving) < 12
+    assert all(e.state_TO[1, SPEC.columns["speed"]] > 2.0 for e in moving)
+
+
 def test_a_round_changes_every_part_and_not_what_it_began_with(tmp_path):
     model = goal_model()
     before = copy.deepcopy(model)
-    practised = [Practised.of(e) for e in practise(model, SMALL, SPEC, [0, 1])]
+    practised = [Practised.of(e) for e in practise(model, SMALL, SPEC, STANDING, [0, 1])]
     data_set(tmp_path / "data")
     after = learn(model, practised, practised, [EpisodeData.load(tmp_path / "data")], SMALL, SPEC, 0)
     for part in ("step", "policy", "value"):
