@@ -54,8 +54,18 @@ def test_predictor_and_goal_build_the_planner_they_name():
     blocks = replace(cfg, predictor="dynamics", horizon=32, method=Ssr())
     assert type(planner_of(blocks, SPEC, model, "").dynamics).__name__ == "DiffusionDynamics"
     z = np.zeros((1, 2, cfg.horizon, 17), np.float32)
-    planner = planner_of(cfg, SPEC, model, "height:1.2")
-    assert set(planner.readout(model.step.state.mean.new_tensor(z))) == {"speed", "height", "pitch", "alive"}
+    z_BSHD = model.step.state.mean.new_tensor(z)
+    within = planner_of(cfg, SPEC, replace(model, goals=None), "height:1.2")
+    assert set(within.readout(z_BSHD)) == {"speed", "height", "pitch", "alive"}
+    beyond = planner_of(cfg, SPEC, model, "height:1.2")
+    assert set(beyond.readout(z_BSHD)) == {"speed", "height", "pitch", "alive", "reward", "value"}
+
+
+def test_the_walker_stands_when_it_is_told_to():
+    cfg = replace(WALKER, adapt=False, plan_latency_s=0.032, max_s=4.0, objective="speed:0")
+    (episode,) = watch_together(cfg, [3])
+    assert episode.length == 500
+    assert abs(episode.state_TO[-125:, SPEC.columns["speed"]].mean()) < 0.1
 
 
 def test_a_planner_that_the_weights_cannot_make_is_refused():
