@@ -117,7 +117,8 @@ def evaluate_policy(
         states_NO, returns_N = seen.states[:-1][stood], returns[stood]
         for _ in range(cfg.updates):
             rows = torch.randint(0, len(states_NO), (len(states_NO) // 2,), generator=generator)
-            loss = made.loss(states_NO[rows], returns_N[rows], generator).mean()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = made.loss(states_NO[rows], returns_N[rows], generator).mean()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(made.parameters(), 1.0)
