@@ -35,7 +35,7 @@ from benchmarks.common import (
     rate_interval,
 )
 from benchmarks.goal_changes import goal_changes
-from benchmarks.walker_ankle import PLAN_LATENCY_S, as_play
+from benchmarks.walker_ankle import PLAN_LATENCY_S, as_play, earned_less
 from benchmarks.walker_reward import omniscient
 from configs.presets import PRESETS
 from deploy.machine import ROOT
@@ -161,10 +161,9 @@ def lived(cfg: RunConfig, model: WorldModel) -> tuple[WorldModel, list[str], str
     if used is model:
         return model, [], ""
     play += [as_play(e) for e in together(cfg, PLAYED + len(play), each, used)]
-    earned = [float(p.reward_T.sum()) for p in play]
-    worse = stats.ttest_ind(earned[before:], earned[:before], equal_var=False, alternative="less")
-    lower = worse.pvalue < adapt.rollback_risk  # pyright: ignore
-    return (model, ["rolled back"], body) if lower else (used, sorted(parts), body)
+    if earned_less([p.reward_T.sum() for p in play], before, adapt):
+        return model, ["rolled back"], body
+    return used, sorted(parts), body
 
 
 def work(unit: Unit) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from scipy import stats
 
 from agents.adaptation import Play
 from agents.adaptive import accepts, job
@@ -34,6 +35,7 @@ from world_models.checkpoint import WorldModel, load_model
 
 if TYPE_CHECKING:
     from agents.adaptation import Part
+    from agents.adaptive import AdaptConfig
     from envs.episodes import Episode
     from world_models.proposal import DiffusionProposal
 
@@ -141,6 +143,13 @@ def robot_for(life: Life, data: Path) -> Robot:
     return Robot(life, load_model(ARMS[life.arm].agent.folder), joint)
 
 
+def earned_less(returns: Sequence[float], before: int, cfg: AdaptConfig) -> bool:
+    """Return whether the agent would have rolled back the adaptation after the first `before` episodes: it looks after each one."""
+    looks = range(before + cfg.trial_episodes, len(returns) + 1)
+    less = partial(stats.ttest_ind, b=returns[:before], equal_var=False, alternative="less")
+    return any(less(returns[before:end]).pvalue < cfg.rollback_risk for end in looks)  # pyright: ignore
+
+
 def live(life: Life, data: Path) -> dict[str, list[float]]:
     """Return the returns of the judged episodes for each budget reached, and of the play."""
     import torch
@@ -154,11 +163,15 @@ def live(life: Life, data: Path) -> dict[str, list[float]]:
     if life.play_set is None:
         return {"0": judge()}
     found: dict[str, list[float]] = {}
+    sound = robot.model, robot.joint
     for round_, until in enumerate(n for n in ROUNDS if n <= life.budget):
         first = PLAYED + 1000 * life.play_set
         numbers = range(first + len(play), first + until)
         play += [as_play(e) for e in robot.episodes(numbers)]
-        robot.adapt(play, len(numbers), 100 * life.play_set + round_)
+        if earned_less([p.reward_T.sum() for p in play], ROUNDS[0], ARMS[life.arm].agent.adapt):
+            robot.model, robot.joint = sound
+        else:
+            robot.adapt(play, len(numbers), 100 * life.play_set + round_)
         if until in (5, 20, life.budget):
             found[str(until)] = judge()
         print(f"{life.arm}, set {life.play_set}, {until} episodes of play", file=sys.stderr)
