@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -147,7 +147,21 @@ def split(play: Sequence[Play]) -> tuple[list[Play], list[Play]]:
     return [p for i, p in enumerate(play) if i not in held], [p for i, p in enumerate(play) if i in held]
 
 
-def windows(play: Sequence[Play], horizon: int) -> tuple[Tensor, Tensor]:
+class Motion(Protocol):
+    """States (T + 1, O) and the actions between them (T, A)."""
+
+    @property
+    def state_TO(self) -> np.ndarray:
+        """States."""
+        ...
+
+    @property
+    def action_TA(self) -> np.ndarray:
+        """Actions."""
+        ...
+
+
+def windows(play: Sequence[Motion], horizon: int) -> tuple[Tensor, Tensor]:
     """Return all stretches of `horizon` steps, states (N, H + 1, O) and actions (N, H, A)."""
     states, actions = [], []
     for p in play:

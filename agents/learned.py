@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from agents.imagination import Judge
     from envs.types import Belief
-    from planners.base import Objective, Proposal, Readings
+    from planners.base import Dynamics, Objective, Proposal, Readings
     from world_models.checkpoint import GoalModel
 
 
@@ -140,16 +140,29 @@ def goal_planner(cfg: LearnedConfig, spec: RobotSpec, model: GoalModel, goal: Go
 
     of = model.value.cfg
     togo = ReturnToGo(of.discount, cfg.lam, of.fall_penalty, steps)
+    objective = WeightedSum(((1.0, togo), (goal.effort * cfg.horizon, Effort())))
+    return search_of(cfg, spec, step, readout, objective, Follow(step, policy, cfg.horizon))
+
+
+def search_of(
+    cfg: LearnedConfig,
+    spec: RobotSpec,
+    dynamics: Dynamics,
+    readout: Callable[[Tensor], Readings],
+    objective: Objective,
+    proposal: Proposal,
+) -> SearchPlanner:
+    """Return the parts of a model, an objective and the search that is configured, put together."""
     return SearchPlanner(
         method=cfg.method,
-        dynamics=step,
+        dynamics=dynamics,
         readout=readout,
-        objective=WeightedSum(((1.0, togo), (goal.effort * cfg.horizon, Effort()))),
+        objective=objective,
         action=spec.action,
         dt_s=spec.dt_s,
         horizon=cfg.horizon,
         samples=cfg.samples,
-        proposal=Follow(step, policy, cfg.horizon),
+        proposal=proposal,
     )
 
 
@@ -171,17 +184,7 @@ def planner_of(cfg: LearnedConfig, spec: RobotSpec, model: WorldModel, text: str
         fast(proposal)
         fast(predictor)
     objective, readout = goal(cfg, spec, model, text)
-    return SearchPlanner(
-        method=cfg.method,
-        dynamics=predictor,
-        readout=readout,
-        objective=objective,
-        action=spec.action,
-        dt_s=spec.dt_s,
-        horizon=cfg.horizon,
-        samples=cfg.samples,
-        proposal=Shortened(proposal, cfg.horizon),
-    )
+    return search_of(cfg, spec, predictor, readout, objective, Shortened(proposal, cfg.horizon))
 
 
 def load_calibration(folder: Path) -> Calibration:

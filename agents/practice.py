@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from agents.adaptation import windows
 from agents.goals import ALIKE, READINGS, Goal, context, payoff, random_goals, targets
 from agents.imagination import ImagineConfig, Judge, evaluate_policy
 from agents.learned import LearnedConfig, goal_planner
@@ -179,16 +180,6 @@ def practise(
     return side.episodes()
 
 
-def steps_of(episodes: Sequence[Practised]) -> tuple[Tensor, Tensor]:
-    """Return windows of two steps, states (N, 3, O) and actions (N, 2, A)."""
-    states, actions = [], []
-    for e in episodes:
-        starts = np.arange(max(0, len(e.action_TA) - 1))[:, None]
-        states.append(e.state_TO[starts + np.arange(3)])
-        actions.append(e.action_TA[starts + np.arange(2)])
-    return torch.from_numpy(np.concatenate(states)), torch.from_numpy(np.concatenate(actions))
-
-
 def refit_step(
     step: StepModel,
     practised: tuple[Tensor, Tensor] | None,
@@ -321,9 +312,9 @@ def learn(
 ) -> GoalModel:
     """Return the model after one round of learning."""
     practised = practised[-cfg.kept :]
-    step = refit_step(model.step, steps_of(practised) if practised else None, data, cfg, seed)
+    step = refit_step(model.step, windows(practised, 2) if practised else None, data, cfg, seed)
     everything = [*taught, *practised]
     policy = clone(model.policy, [*everything, *practised[len(practised) // 2 :]], cfg, seed)
-    where = steps_of(everything), moments(data)
+    where = windows(everything, 2), moments(data)
     states, actions = (torch.cat(x) for x in zip(*where, strict=True))
     return GoalModel(step, policy, evaluate(GoalModel(step, policy, model.value), (states, actions), cfg, spec, seed))

@@ -136,6 +136,10 @@ class Result:
     results: Mapping[str, Any] = field(default_factory=dict)  # rows by name, for programs
 
 
+PLAN_LATENCY_S = 0.032
+"""Simulated seconds that a plan takes in the benchmarks that plan side by side: about what it takes alone, on one core."""
+
+
 def keep(path: Path, value: Any) -> None:
     """Keep one unit of work of a benchmark as JSON, so that an interrupted one goes on where it was."""
     path.parent.mkdir(parents=True, exist_ok=True)

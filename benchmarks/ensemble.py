@@ -15,9 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from agents.follow import Follow
-from agents.learned import LearnedConfig, goal
+from agents.learned import LearnedConfig, goal, search_of
 from planners.mppi import Mppi
-from planners.search import SearchPlanner
 from world_models.checkpoint import fast, load_weights, save_tensors
 from world_models.fit import ModelConfig, step_task
 from world_models.training import Run, train
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from envs.robots import RobotSpec
     from envs.types import Belief
     from planners.base import Readings
+    from planners.search import SearchPlanner
     from world_models.checkpoint import WorldModel
     from world_models.step import StepModel
 
@@ -74,14 +74,5 @@ def ensemble_planner(
         return objective(found, actions_BSHA.repeat(1, k, 1, 1)).unflatten(1, (k, -1)).mean(1)
 
     quick = [fast(one) if cfg.bf16 else one for one in members]
-    return SearchPlanner(
-        method=Mppi(),
-        dynamics=Ensemble(quick),  # pyright: ignore
-        readout=readout,
-        objective=mean_cost,
-        action=spec.action,
-        dt_s=spec.dt_s,
-        horizon=cfg.horizon,
-        samples=cfg.samples,
-        proposal=Follow(quick[0], model.policy, cfg.horizon),  # pyright: ignore
-    )
+    proposal = Follow(quick[0], model.policy, cfg.horizon)  # pyright: ignore
+    return search_of(replace(cfg, method=Mppi()), spec, Ensemble(quick), readout, mean_cost, proposal)  # pyright: ignore

@@ -23,6 +23,7 @@ from agents.calibration import false_alarms
 from agents.learned import LearnedConfig, judge_of, load_calibration, load_replay
 from agents.monitor import episode_errors
 from benchmarks.common import (
+    PLAN_LATENCY_S,
     QUICK_RESULTS,
     Options,
     Result,
@@ -35,7 +36,7 @@ from benchmarks.common import (
     rate_interval,
 )
 from benchmarks.goal_changes import goal_changes
-from benchmarks.walker_ankle import PLAN_LATENCY_S, as_play, earned_less
+from benchmarks.walker_ankle import as_play, earned_less
 from benchmarks.walker_reward import omniscient
 from configs.presets import PRESETS
 from deploy.machine import ROOT

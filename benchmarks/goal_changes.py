@@ -16,7 +16,7 @@ import numpy as np
 from torch import Generator
 
 from agents.goals import READINGS, random_goals
-from benchmarks.common import QUICK_RESULTS, keep, rate_interval
+from benchmarks.common import PLAN_LATENCY_S, QUICK_RESULTS, keep, rate_interval
 from configs.presets import PRESETS
 from deploy.watch import made_with
 
@@ -31,7 +31,6 @@ CHANGES = 10
 """Of goal in one run."""
 TASK_SHARE = 0.2
 """Share of the changes that go back to the task."""
-PLAN_LATENCY_S = 0.032
 
 
 def goals_of(seed: int) -> list[str]:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.common import QUICK_RESULTS, Options, Result, Table, keep, mean_interval, parse, publish
-from benchmarks.walker_ankle import METHOD, PLAN_LATENCY_S, ROUNDS, Life, Robot, as_play
+from benchmarks.common import PLAN_LATENCY_S, QUICK_RESULTS, Options, Result, Table, keep, mean_interval, parse, publish
+from benchmarks.walker_ankle import METHOD, ROUNDS, Life, Robot, as_play
 from configs.presets import PRESETS
 from deploy.watch import made_with
 from world_models.checkpoint import load_model

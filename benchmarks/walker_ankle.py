@@ -22,7 +22,7 @@ from scipy import stats
 from agents.adaptation import Play
 from agents.adaptive import accepts, job
 from agents.learned import LearnedConfig, judge_of, load_replay
-from benchmarks.common import QUICK_RESULTS, keep
+from benchmarks.common import PLAN_LATENCY_S, QUICK_RESULTS, keep
 from benchmarks.joint import joint_planner, trained, tuned
 from benchmarks.walker_reward import WEIGHTS, omniscient
 from configs.models import MODELS
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 ROUNDS = (5, 10, 15, 20, 40, 70, 100)
 """Episodes of play after which the robot adapts again."""
-PLAN_LATENCY_S = 0.032
 PLAYED, JUDGED = 5_500_000, 6_500_000
 """Numbers of the first episodes of play, and of those that every arm is judged on."""
 JOINTS = {"left": "foot_left_joint", "right": "foot_joint"}

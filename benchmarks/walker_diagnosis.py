@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -20,7 +21,7 @@ from torch import Generator, Tensor
 
 from agents.imagination import Judge
 from agents.learned import LearnedConfig, goal, judge_of
-from benchmarks.common import QUICK_RESULTS, keep, mean_interval
+from benchmarks.common import PLAN_LATENCY_S, QUICK_RESULTS, keep, mean_interval
 from configs.presets import PRESETS
 from deploy.watch import made_with, watch_together
 from envs.oracle import SimulatorDynamics
@@ -50,22 +51,15 @@ CORRELATION = ("score", "rank_correlation", "regret", "n")
 ERROR = ("model", *(f"error_at_{lag}" for lag in LAGS), "n")
 
 
-@dataclass(frozen=True)
-class Ladder:
-    """What is compared: a robot's model and as many states."""
-
-    states: int
-
-    @property
-    def path(self) -> Any:
-        """Where the result is kept."""
-        mark = made_with(replace(PRESETS["walker"][1], max_s=1e6))
-        return QUICK_RESULTS / "walker" / f"diagnosis-{self.states}-{CANDIDATES}-{CONTINUED}-{EPISODES}-{mark:08x}.json"
+def path_of(states: int) -> Path:
+    """Where the result is kept."""
+    mark = made_with(replace(PRESETS["walker"][1], max_s=1e6))
+    return QUICK_RESULTS / "walker" / f"diagnosis-{states}-{CANDIDATES}-{CONTINUED}-{EPISODES}-{mark:08x}.json"
 
 
 def visited(count: int) -> Tensor:
     """Return states of healthy walking, (N, O)."""
-    cfg = replace(PRESETS["walker"][1], adapt=False, max_s=1e6, plan_latency_s=0.032)
+    cfg = replace(PRESETS["walker"][1], adapt=False, max_s=1e6, plan_latency_s=PLAN_LATENCY_S)
     episodes = [e for i in range(0, EPISODES, 8) for e in watch_together(cfg, range(FIRST + i, FIRST + i + 8))]
     rows = np.concatenate([e.state_TO[100:-50] for e in episodes if e.length > 200])
     return torch.from_numpy(rows[np.random.default_rng(0).choice(len(rows), count, replace=False)])
@@ -144,12 +138,12 @@ def lag_errors(z_SHO: Tensor, true_SHO: Tensor, model: WorldModel) -> list[float
 
 def ladder(states: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the rows of the rank correlations, and of the errors against the horizon."""
-    kept = Ladder(states)
-    if not kept.path.exists():
+    path = path_of(states)
+    if not path.exists():
         torch.set_num_threads(1)
         model, spec, env = load_model(LearnedConfig().folder), robot_spec("walker2d"), make_env("walker2d")
-        keep(kept.path, [compare(model, spec, env, state, seed) for seed, state in enumerate(visited(states))])
-    return rows_of(json.loads(kept.path.read_text()))
+        keep(path, [compare(model, spec, env, state, seed) for seed, state in enumerate(visited(states))])
+    return rows_of(json.loads(path.read_text()))
 
 
 def rows_of(found: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import QUICK_RESULTS, keep, mean_interval
+from benchmarks.common import PLAN_LATENCY_S, QUICK_RESULTS, keep, mean_interval
 from configs.presets import PRESETS
 from deploy.config import RunConfig
 from deploy.watch import TOGETHER, made_with, watch_together
@@ -26,7 +26,6 @@ GOALS = {
 SETTLED_S = 4.0
 """Seconds at the end of an episode of twice as many that are judged."""
 FIRST = 8_500_000
-PLAN_LATENCY_S = 0.032
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 from agents.learned import LearnedConfig, planner_of
 from agents.oracle import OracleAgent
 from benchmarks import ensemble
-from benchmarks.common import QUICK_RESULTS, keep, mean_interval
+from benchmarks.common import PLAN_LATENCY_S, QUICK_RESULTS, keep, mean_interval
 from benchmarks.joint import joint_planner, trained
 from configs.limits import LIMITS
 from configs.models import MODELS
@@ -53,7 +53,6 @@ PUBLISHED = {
 FIRST = 8_000_000
 """Number of the first episode."""
 WEIGHTS = ROOT / "runs" / "offline"
-PLAN_LATENCY_S = 0.032
 
 PLANNERS = {
     "proposal alone": LearnedConfig(samples=1, method=Ssr()),

@@ -29,7 +29,7 @@ from envs.episodes import Episode, Spool
 from envs.robots import RobotSpec, readings, robot_spec
 from envs.tasks import read_tasks
 from planners.objectives import parse_objective
-from world_models.checkpoint import GOAL_PARTS, GOALS, GoalModel, load_part, read_card, save_part
+from world_models.checkpoint import GOAL_PARTS, GOALS, GoalModel, load_goals, load_part, read_card, save_part
 from world_models.fit import load
 
 
@@ -98,11 +98,6 @@ def made_with(folder: Path, names: Sequence[str], cfg: PracticeConfig) -> int:
     return zlib.crc32(path.read_bytes() if path.exists() else b"", zlib.crc32(repr(rules).encode()))
 
 
-def read(folder: Path) -> GoalModel:
-    """Return what `save` wrote."""
-    return GoalModel(**{part: load_part(folder, part) for part in GOAL_PARTS})  # pyright: ignore
-
-
 def played(
     play: Callable[[Sequence[int]], list[Episode]], cfg: PracticeConfig, number: int, spool: Spool, workers: int
 ) -> Iterator[Episode]:
@@ -137,7 +132,7 @@ def run(args: PractiseArgs, console: Console) -> None:
     moving = data[-1].state_NO[::50]
     teacher, spool = taught(args.data / who.taught), Spool(work / "episodes")
     done = max((n for n in range(cfg.rounds + 1) if (work / f"round-{n}" / "value.json").exists()), default=None)
-    model = begin(load_part(out, "step"), cfg) if done is None else read(work / f"round-{done}")  # pyright: ignore
+    model = begin(load_part(out, "step"), cfg) if done is None else load_goals(work / f"round-{done}")  # pyright: ignore
     practised = [Practised.of(spool.read(i)) for i in range(cfg.episodes * (done or 0))]
     kept = {key: value for key, value in asdict(cfg).items() if key != "planner"}
     about: dict[str, Any] = {"robot": who.robot, "data": list(names), "practice": kept, "commit": commit()}

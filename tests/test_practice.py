@@ -17,7 +17,7 @@ from agents.imagination import ImagineConfig, imagine
 from agents.learned import LearnedConfig, planner_of
 from agents.practice import FALLING, PracticeConfig, Practised, ToldStep, begin, goal_judge, learn, practise, told_rows
 from configs.models import Practice
-from deploy.practise import figures, main, read, taught
+from deploy.practise import figures, main, taught
 from envs.dataset import EpisodeData, Layout, write_dataset
 from envs.episodes import Episode
 from envs.robots import robot_spec
@@ -301,7 +301,10 @@ def test_practice_goes_on_where_it_was_and_ends_in_the_checkpoint(place, monkeyp
     assert main(args) == 0
     assert [path.stat().st_mtime_ns for path in kept] == stamps
     assert "round 1 of 1" in capsys.readouterr().out
-    made, last = load_goals(folder / "checkpoints" / "tiny"), read(next(folder.glob("work/tiny-*/round-1")))
+    made, last = (
+        load_goals(folder / "checkpoints" / "tiny" / GOALS),
+        load_goals(next(folder.glob("work/tiny-*/round-1"))),
+    )
     z = torch.randn(5, 23)
     assert torch.allclose(made.value(z), last.value(z), atol=1.0)  # rounded to bf16
     first = read_card(folder / "checkpoints" / "tiny" / GOALS, "step")["metrics"]

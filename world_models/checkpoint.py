@@ -153,11 +153,9 @@ class WorldModel:
     """None: goals are pursued within the horizon alone."""
 
 
-def load_goals(folder: Path) -> GoalModel | None:
-    """Return the goal model of a checkpoint, if it has one. Raises ValueError, in one line, for what does not fit."""
-    if not (folder / GOALS).is_dir():
-        return None
-    return GoalModel(**{part: load_part(folder / GOALS, part) for part in GOAL_PARTS})  # pyright: ignore
+def load_goals(folder: Path) -> GoalModel:
+    """Return the goal model in `folder`. Raises ValueError, in one line, for whatever is missing or does not fit."""
+    return GoalModel(**{part: load_part(folder, part) for part in GOAL_PARTS})  # pyright: ignore
 
 
 def load_model(folder: Path) -> WorldModel:
@@ -165,7 +163,8 @@ def load_model(folder: Path) -> WorldModel:
     there = [part for part in PARTS if part not in OPTIONAL or (folder / f"{part}.json").exists()]
     parts = {part: load_part(folder, part) for part in there}
     cards = {part: read_card(folder, part) for part in there}
-    return WorldModel(**dict.fromkeys(OPTIONAL) | parts, card=cards, goals=load_goals(folder))  # pyright: ignore
+    goals = load_goals(folder / GOALS) if (folder / GOALS).is_dir() else None
+    return WorldModel(**dict.fromkeys(OPTIONAL) | parts, card=cards, goals=goals)  # pyright: ignore
 
 
 def fast(part: nn.Module, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
