@@ -99,7 +99,7 @@ class Case:
             preset=self.dataset,
             robot=robot,
             limits=LIMITS[robot],
-            agent=replace(PLANNERS.get(self.arm, LearnedConfig()), checkpoint=self.folder),
+            agent=replace(PLANNERS.get(self.arm, LearnedConfig()), checkpoint=self.folder.relative_to(ROOT)),
             plan_every=1 if robot == "halfcheetah" else 4,  # its control step is six times as long
             plan_latency_s=PLAN_LATENCY_S,
             adapt=False,
