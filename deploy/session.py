@@ -8,19 +8,17 @@ run. At an episode's start the world waits for the first plan: the cold start is
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.types import AdaptationReport, ModelSwap, SurpriseReading
+from agents.types import AdaptationReport, GoalChange, ModelSwap, SurpriseReading
 from deploy.clock import SimulatedClock
-from deploy.goals import parse_goals
 from deploy.history import History, Phase
 from deploy.loop import Agent, Outcome, Robot, ticks
-from deploy.planning import PlanQueue, steps_in
+from deploy.mind import Body, JobStarted, Mind, OwnMind
 from deploy.records import (
     EpisodeRecord,
     EpisodeTiming,
@@ -29,16 +27,15 @@ from deploy.records import (
     PlanRecord,
     PlanTiming,
 )
-from deploy.safety import Command, make_safe
+from deploy.safety import Command
 from deploy.streamer import Setpoint, setpoint_at
 from planners.types import PlanStatus
 
 if TYPE_CHECKING:
-    from agents.types import AgentEvent
     from deploy.config import RunConfig
+    from deploy.records import EventRecord, TimingRecord
     from deploy.telemetry import Log
     from envs.types import Observation
-    from planners.types import ActionPlan
 
 
 @dataclass
@@ -67,15 +64,17 @@ class Trace:
     env_seed: int
     start_step: int
     began_wall_s: float
-    rows: list[tuple[Observation, Setpoint, Command, Outcome, SurpriseReading | None]] = field(default_factory=list)
+    rows: list[tuple[Observation, Setpoint, Command, Outcome]] = field(default_factory=list)
     poses: list[np.ndarray] = field(default_factory=list)
+    readings: dict[int, SurpriseReading] = field(default_factory=dict)
+    """By the step of the session's clock that they were made at."""
 
     def record(self, dt_s: float, ended: str, sizes: tuple[int, int]) -> EpisodeRecord:
         """Return the episode as arrays; `sizes` are those of a state and of an action."""
-        reward_T = np.array([outcome.reward for *_, outcome, _ in self.rows])
-        altered = [name for _, _, command, *_ in self.rows for name in command.altered_by]
+        reward_T = np.array([outcome.reward for *_, outcome in self.rows])
+        altered = [name for _, _, command, _ in self.rows for name in command.altered_by]
         nan = float("nan")
-        readings = [reading for *_, reading in self.rows]
+        readings = [self.readings.get(self.start_step + row + 1) for row in range(len(self.rows))]
         return EpisodeRecord(
             episode=self.episode,
             env_seed=self.env_seed,
@@ -86,8 +85,8 @@ class Trace:
             ended=ended,
             states_TO=_stack([before.state_O for before, *_ in self.rows], sizes[0]),
             requested_TA=_stack([setpoint.action_A for _, setpoint, *_ in self.rows], sizes[1]),
-            sent_TA=_stack([command.action_A for _, _, command, *_ in self.rows], sizes[1]),
-            applied_TA=_stack([outcome.applied_A for *_, outcome, _ in self.rows], sizes[1]),
+            sent_TA=_stack([command.action_A for _, _, command, _ in self.rows], sizes[1]),
+            applied_TA=_stack([outcome.applied_A for *_, outcome in self.rows], sizes[1]),
             reward_T=reward_T,
             planned_T=np.array([int(setpoint.source == "plan") for _, setpoint, *_ in self.rows]),
             age_T=np.array([setpoint.age_s for _, setpoint, *_ in self.rows]),
@@ -120,11 +119,9 @@ class Session:
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.history, self.view = History(fault_s, robot.dt_s), View()
-        self.log, self._cfg, self._robot, self._agent = log, cfg, robot, agent
+        self.log, self._cfg, self._robot = log, cfg, robot
         self._timer, self._dt_s = timer, robot.dt_s
-        self._queue = PlanQueue(robot.dt_s, cfg.plan_every, cfg.plan_latency_s, timer)
-        self._goals = deque(parse_goals(cfg.goals))
-        self._job: tuple[int, Any] | None = None
+        self._mind: Mind = OwnMind(cfg, agent, Body(robot.dt_s, robot.hold_A, robot.limits), self._take, timer)
         self._trace: Trace | None = None
         self._observation: Observation | None = None
         self._running = True
@@ -136,7 +133,8 @@ class Session:
         An interrupt ends it with the episode under way recorded as such.
         """
         self._may_start = may_start
-        self._warm_up(first)
+        seed = env_seed(self._cfg.seed, first)
+        self._mind.warm_up(first, seed, self._robot.reset(seed, 0.0))
         self._begin(first, 0)
         try:
             for tick in ticks(SimulatedClock(), self._dt_s, lambda: self._running):
@@ -144,12 +142,6 @@ class Session:
         except KeyboardInterrupt:
             self._finish("interrupted")
             raise
-
-    def _warm_up(self, episode: int) -> None:
-        """Plan once for nothing: what is slow only the first time belongs to no plan's latency."""
-        seed = env_seed(self._cfg.seed, episode)
-        self._agent.begin_episode(episode, seed)
-        self._agent.plan(self._robot.reset(seed, 0.0), self._committed(0, 0))
 
     def _begin(self, episode: int, step: int) -> None:
         """Begin the next episode that starts with a finite observation, if any more may start."""
@@ -161,40 +153,36 @@ class Session:
 
     def _open(self, episode: int, step: int) -> bool:
         seed = env_seed(self._cfg.seed, episode)
-        self._agent.begin_episode(episode, seed)
+        self._mind.begin(episode, seed, step)
         self._observation = self._robot.reset(seed, step * self._dt_s)
         self._trace = Trace(episode, seed, step, self._timer(), poses=[self._robot.pose()])
-        self._queue.start_episode(step)
         self.view.episode, self.view.reading = episode, None
         finite = bool(np.isfinite(self._observation.state_O).all())
         if not finite:
             self.history.nonfinite.observations += 1
-            self._take(self._agent.end_episode(False))
+            self._mind.end(False)
             self._finish("nonfinite observation")
         return finite
 
     def _step(self, step: int) -> None:
-        before, trace = self._observation, self._trace
+        before, trace, robot = self._observation, self._trace, self._robot
         assert before is not None
         assert trace is not None
-        self._deliver(step)
-        while self._goals and self._goals[0][0] <= step * self._dt_s + 1e-9:
-            self._take(self._agent.pursue(self._goals.popleft()[1], step * self._dt_s))
-        if self._queue.due(step):
-            self._plan(step, before, held=not trace.rows)
-        setpoint = setpoint_at(self._queue.at(step), step * self._dt_s, self._robot.hold_A)
-        command = self._robot.send(setpoint.action_A)
-        outcome = self._robot.read((step + 1) * self._dt_s)
+        self._mind.look(step, before, robot.last_A, not trace.rows)
+        setpoint = setpoint_at(self._mind.plan_at(step), step * self._dt_s, robot.hold_A)
+        command = robot.send(setpoint.action_A)
+        outcome = robot.read((step + 1) * self._dt_s)
         finite = bool(np.isfinite(outcome.observation.state_O).all() and np.isfinite(outcome.reward))
-        reading = self._observe(before, command, outcome) if finite else None
-        trace.rows.append((before, setpoint, command, outcome, reading))
-        trace.poses.append(self._robot.pose())
+        if finite:
+            self._mind.learn(step + 1, before, command, outcome.observation, outcome.reward)
+        trace.rows.append((before, setpoint, command, outcome))
+        trace.poses.append(robot.pose())
         self._observation = outcome.observation
         self.history.nonfinite.actions += "nonfinite" in command.altered_by
         self.history.nonfinite.observations += not finite
-        self._show(step + 1, setpoint, reading)
+        self._show(step + 1, setpoint)
         ended = self._ended(step + 1, outcome, finite)
-        self._start_job(step + 1)
+        self._mind.work(step + 1)
         if ended:
             self._end(step + 1, ended, outcome.terminated and finite)
 
@@ -214,8 +202,8 @@ class Session:
         """Close the episode and begin the next."""
         assert self._trace is not None
         episode = self._trace.episode
-        self._take(self._agent.end_episode(terminated))
-        self._start_job(step)
+        self._mind.end(terminated)
+        self._mind.work(step)
         self._finish(ended)
         if self._over(step):
             self._running = False
@@ -236,85 +224,48 @@ class Session:
             self.log.event(record)
             self.log.timing(EpisodeTiming(record.episode, self._timer() - trace.began_wall_s))
 
-    def _plan(self, step: int, observation: Observation, held: bool) -> None:
-        def think(ahead: int) -> ActionPlan:
-            return self._agent.plan(observation, self._committed(step, ahead))
+    def _take(self, record: EventRecord | TimingRecord | JobStarted) -> None:
+        """File what the mind reports."""
+        history, view = self.history, self.view
+        match record:
+            case SurpriseReading():
+                self._read(record)
+                return
+            case JobStarted():
+                view.adapting_s, view.due_s = record.t_s, None
+                return
+            case PlanTiming():
+                history.plan_ms.append(record.plan_ms)
+                view.plan_ms = record.plan_ms
+            case PlanRecord():
+                history.nonfinite.candidates += record.rejected
+                history.nonfinite.plans += record.status == PlanStatus.FAILED.value
+            case JobRecord():
+                history.jobs.append(record)
+                view.due_s = record.due_s
+            case AdaptationReport():
+                history.adaptations.append(record)
+                view.adapting_s = view.due_s = None
+            case ModelSwap():
+                history.swaps.append(record)
+            case GoalChange():
+                history.goals.append(record)
+        if isinstance(record, PlanTiming | JobTiming | EpisodeTiming):
+            self.log.timing(record)
+        else:
+            self.log.event(record)
 
-        made = self._queue.compute(step, think, held)
-        plan, took_ms = made.plan, 1e3 * made.took_s
-        self.history.plan_ms.append(took_ms)
-        self.history.nonfinite.candidates += plan.rejected
-        self.history.nonfinite.plans += plan.status is PlanStatus.FAILED
-        self.view.plan_ms = took_ms
-        t_s, visible_s = step * self._dt_s, made.visible_step * self._dt_s
-        self.log.event(PlanRecord(t_s, plan.t0_s, visible_s, plan.status.value, plan.cost, plan.rejected))
-        self.log.timing(PlanTiming(t_s, took_ms))
+    def _read(self, reading: SurpriseReading) -> None:
+        """Keep a reading of surprise with its step; file an alarm."""
+        if self._trace is not None:
+            self._trace.readings[round(reading.t_s / self._dt_s)] = reading
+        self.view.reading = reading
+        if reading.alarm:
+            self.history.alarms.append((self.view.episode, reading))
+            self.view.alarm_s = reading.t_s
+            self.log.event(reading)
 
-    def _committed(self, step: int, ahead: int) -> np.ndarray:
-        """Return what will be sent during the next `ahead` steps, whatever is planned now, (K, A)."""
-        robot, last_A, rows = self._robot, self._robot.last_A, []
-        for later in range(step, step + ahead):
-            setpoint = setpoint_at(self._queue.at(later), later * self._dt_s, robot.hold_A)
-            last_A = make_safe(setpoint.action_A, last_A, self._dt_s, robot.limits).action_A
-            rows.append(last_A)
-        return _stack(rows, len(last_A))
-
-    def _observe(self, before: Observation, command: Command, outcome: Outcome) -> SurpriseReading | None:
-        return self._take(self._agent.observe(before, command.action_A, outcome.observation, outcome.reward))
-
-    def _take(self, events: Sequence[AgentEvent]) -> SurpriseReading | None:
-        """File what the agent reports; return the last reading of its surprise."""
-        reading = None
-        for event in events:
-            if isinstance(event, SurpriseReading):
-                reading = event
-                if event.alarm:
-                    self._alarm(event)
-            elif isinstance(event, AdaptationReport):
-                self.history.adaptations.append(event)
-                self.log.event(event)
-            elif isinstance(event, ModelSwap):
-                self.history.swaps.append(event)
-                self.log.event(event)
-            else:
-                self.history.goals.append(event)
-                self.log.event(event)
-        return reading
-
-    def _alarm(self, reading: SurpriseReading) -> None:
-        self.history.alarms.append((self.view.episode, reading))
-        self.view.alarm_s = reading.t_s
-        self.log.event(reading)
-
-    def _start_job(self, step: int) -> None:
-        """Run a waiting adaptation now; its result arrives once the time that it took has passed."""
-        if not self._cfg.adapt or self._job is not None:
-            return
-        job = self._agent.take_job()
-        if job is None:
-            return
-        t_s = step * self._dt_s
-        self.view.adapting_s, self.view.due_s = t_s, None
-        began_s = self._timer()
-        result = job()
-        took_s = self._timer() - began_s
-        charged_s = took_s if self._cfg.adapt_latency_s is None else self._cfg.adapt_latency_s
-        due = step + steps_in(charged_s, self._dt_s)
-        self._job, self.view.due_s = (due, result), due * self._dt_s
-        record = JobRecord(t_s, due * self._dt_s)
-        self.history.jobs.append(record)
-        self.log.event(record)
-        self.log.timing(JobTiming(t_s, took_s))
-
-    def _deliver(self, step: int) -> None:
-        """Hand a finished adaptation to the agent, between two plans."""
-        if self._job is None or step < self._job[0]:
-            return
-        result, self._job = self._job[1], None
-        self.view.adapting_s = self.view.due_s = None
-        self._take(self._agent.receive(result, step * self._dt_s))
-
-    def _show(self, step: int, setpoint: Setpoint, reading: SurpriseReading | None) -> None:
+    def _show(self, step: int, setpoint: Setpoint) -> None:
         view, t_s = self.view, step * self._dt_s
         view.t_s, view.observation, view.plan_age_ms = t_s, self._observation, 1e3 * setpoint.age_s
-        view.reading, view.phase = reading or view.reading, self.history.phase_at(t_s)
+        view.phase = self.history.phase_at(t_s)

@@ -1,0 +1,172 @@
+"""An agent with its plans and its jobs, on a clock that counts control steps: what thinking takes is charged in steps."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from deploy.goals import parse_goals
+from deploy.planning import PlanQueue, steps_in
+from deploy.records import JobRecord, JobTiming, PlanRecord, PlanTiming
+from deploy.safety import make_safe
+from deploy.streamer import setpoint_at
+
+if TYPE_CHECKING:
+    from deploy.config import RunConfig
+    from deploy.loop import Agent
+    from deploy.records import EventRecord, TimingRecord
+    from deploy.safety import Command, Limit
+    from envs.types import Observation
+    from planners.types import ActionPlan
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted:
+    """An adaptation is being computed since `t_s` [s]; of interest to a display only."""
+
+    t_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What of a robot bears on a plan."""
+
+    dt_s: float
+    hold_A: np.ndarray
+    limits: Sequence[Limit]
+
+
+Tell = Callable[["EventRecord | TimingRecord | JobStarted"], None]
+"""Where a mind reports what it did."""
+
+
+class Mind(Protocol):
+    """What a session asks of whoever thinks. Steps are those of the session's clock."""
+
+    def warm_up(self, episode: int, seed: int, observation: Observation, /) -> None:
+        """Do what is slow only the first time."""
+        ...
+
+    def begin(self, episode: int, seed: int, step: int, /) -> None:
+        """Begin an episode whose first step is `step`."""
+        ...
+
+    def look(self, step: int, observation: Observation, last_A: np.ndarray, first: bool, /) -> None:
+        """Take in what is seen before `step`; the world waits for the plan that the `first` of an episode leads to."""
+        ...
+
+    def plan_at(self, step: int, /) -> ActionPlan | None:
+        """Return the plan to follow at `step`."""
+        ...
+
+    def learn(self, step: int, before: Observation, command: Command, after: Observation, reward: float, /) -> None:
+        """Take in what the command of the last step led to, finite, at `step`."""
+        ...
+
+    def work(self, step: int, /) -> None:
+        """Start a job that waits, at `step`."""
+        ...
+
+    def end(self, terminated: bool, /) -> None:
+        """Take in how the episode ended."""
+        ...
+
+
+def committed(
+    body: Body, plan_at: Callable[[int], ActionPlan | None], last_A: np.ndarray, step: int, ahead: int
+) -> np.ndarray:
+    """Return what will be sent during the next `ahead` steps, whatever is planned now, (K, A)."""
+    rows = np.empty((ahead, len(last_A)))
+    for row, later in enumerate(range(step, step + ahead)):
+        setpoint = setpoint_at(plan_at(later), later * body.dt_s, body.hold_A)
+        last_A = make_safe(setpoint.action_A, last_A, body.dt_s, body.limits).action_A
+        rows[row] = last_A
+    return rows
+
+
+class OwnMind:
+    """A mind in the session's own process: the session waits while it thinks, and time is charged for it."""
+
+    def __init__(
+        self, cfg: RunConfig, agent: Agent, body: Body, tell: Tell, timer: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._cfg, self._agent, self._body, self._tell, self._timer = cfg, agent, body, tell, timer
+        self._queue = PlanQueue(body.dt_s, cfg.plan_every, cfg.plan_latency_s, timer)
+        self._goals = deque(parse_goals(cfg.goals))
+        self._job: tuple[int, Any] | None = None
+
+    def warm_up(self, episode: int, seed: int, observation: Observation, /) -> None:
+        """Plan once for nothing: what is slow only the first time belongs to no plan's latency."""
+        self._agent.begin_episode(episode, seed)
+        self._agent.plan(observation, np.empty((0, len(self._body.hold_A))))
+
+    def begin(self, episode: int, seed: int, step: int, /) -> None:
+        """Begin an episode; every plan is forgotten."""
+        self._agent.begin_episode(episode, seed)
+        self._queue.start_episode(step)
+
+    def look(self, step: int, observation: Observation, last_A: np.ndarray, first: bool, /) -> None:
+        """Deliver what is due, pursue what is asked for, and plan if the planner is free."""
+        t_s = step * self._body.dt_s
+        self._deliver(step)
+        while self._goals and self._goals[0][0] <= t_s + 1e-9:
+            self._report(self._agent.pursue(self._goals.popleft()[1], t_s))
+        if self._queue.due(step):
+            self._plan(step, observation, last_A, first)
+
+    def plan_at(self, step: int, /) -> ActionPlan | None:
+        """Return the plan to follow at `step`."""
+        return self._queue.at(step)
+
+    def learn(self, step: int, before: Observation, command: Command, after: Observation, reward: float, /) -> None:
+        """Let the agent observe what was sent and what it led to."""
+        self._report(self._agent.observe(before, command.action_A, after, reward))
+
+    def work(self, step: int, /) -> None:
+        """Run a waiting adaptation now; its result arrives once the time that it took has passed."""
+        if not self._cfg.adapt or self._job is not None:
+            return
+        job = self._agent.take_job()
+        if job is None:
+            return
+        dt_s = self._body.dt_s
+        self._tell(JobStarted(step * dt_s))
+        began_s = self._timer()
+        result = job()
+        took_s = self._timer() - began_s
+        charged_s = took_s if self._cfg.adapt_latency_s is None else self._cfg.adapt_latency_s
+        due = step + steps_in(charged_s, dt_s)
+        self._job = due, result
+        self._tell(JobRecord(step * dt_s, due * dt_s))
+        self._tell(JobTiming(step * dt_s, took_s))
+
+    def end(self, terminated: bool, /) -> None:
+        """Let the agent take in how the episode ended."""
+        self._report(self._agent.end_episode(terminated))
+
+    def _report(self, events: Sequence[Any]) -> None:
+        for event in events:
+            self._tell(event)
+
+    def _deliver(self, step: int) -> None:
+        """Hand a finished adaptation to the agent, between two plans."""
+        if self._job is None or step < self._job[0]:
+            return
+        result, self._job = self._job[1], None
+        self._report(self._agent.receive(result, step * self._body.dt_s))
+
+    def _plan(self, step: int, observation: Observation, last_A: np.ndarray, held: bool) -> None:
+        def think(ahead: int) -> ActionPlan:
+            return self._agent.plan(observation, committed(self._body, self._queue.at, last_A, step, ahead))
+
+        made = self._queue.compute(step, think, held)
+        t_s, plan = step * self._body.dt_s, made.plan
+        self._tell(
+            PlanRecord(t_s, plan.t0_s, made.visible_step * self._body.dt_s, plan.status.value, plan.cost, plan.rejected)
+        )
+        self._tell(PlanTiming(t_s, 1e3 * made.took_s))
