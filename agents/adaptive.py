@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -109,6 +108,23 @@ def job(
 def accepts(made: Candidate, margin: float) -> bool:
     """Return whether a candidate is better by more than the margin, and on most held-out episodes."""
     return made.after < made.before * (1 - margin) and made.better_share > 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """A fit that waits to be done, anywhere, on copies: call it."""
+
+    model: WorldModel
+    play: tuple[Play, ...]
+    recent: int
+    replay: Replay
+    judge: Judge
+    cfg: AdaptConfig
+    seed: int
+
+    def __call__(self) -> list[Candidate]:
+        """Return a candidate for each part."""
+        return job(self.model, self.play, self.recent, self.replay, self.judge, self.cfg, self.seed)
 
 
 @dataclass
@@ -297,7 +313,7 @@ class AdaptiveAgent:
         self.stage, self.previous = "watch", None
         return [swap]
 
-    def take_job(self) -> Callable[[], list[Candidate]] | None:
+    def take_job(self) -> Job | None:
         """Return a fit when there is enough new play and a round is left."""
         fresh_steps = sum(len(p.action_TA) for p in self.play[-self.fresh :]) if self.fresh >= 4 else 0
         enough = self.fresh >= self.cfg.play_episodes or fresh_steps >= self.cfg.play_steps
@@ -311,7 +327,7 @@ class AdaptiveAgent:
         parts = self.cfg.parts if self.objective in TASK else tuple(p for p in self.cfg.parts if p in MOTION)
         self.told = self.step is not self.model.step  # a goal: what it is foreseen with is fitted
         model, cfg = replace(self.model, step=self.step), replace(self.cfg, parts=parts)
-        return partial(job, model, tuple(self.play), recent, self.replay, self.judge, cfg, self.seed + self.round)
+        return Job(model, tuple(self.play), recent, self.replay, self.judge, cfg, self.seed + self.round)
 
     def receive(self, result: list[Candidate], t_s: float, /) -> Sequence[AgentEvent]:
         """Swap in the parts that are better on held-out play; keep the others.

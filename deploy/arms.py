@@ -20,8 +20,10 @@ import numpy as np
 import torch
 
 from agents.build import build_agent
+from deploy.clock import MonotonicClock
 from deploy.goals import parse_goals
 from deploy.interrupt import Interrupts, ignored_by_children
+from deploy.mind import Body, Mind, OwnMind, Tell
 from deploy.records import EpisodeRecord, RunRecord, read_episodes
 from deploy.robots.sim import SimRobot, make_robot
 from deploy.session import Session
@@ -57,7 +59,20 @@ def open_session(cfg: RunConfig, parts: Parts, folder: Path, stop: Interrupts) -
     """Return a session that is ready to run and writes into `folder`."""
     log = Log(folder, stop.shield)
     log.event(RunRecord(cfg.preset, cfg.robot, cfg.seed, parts.robot.dt_s, cfg.faults, parts.fault_s))
-    return Session(cfg, parts.robot, parts.agent, log, parts.fault_s)
+    robot = parts.robot
+    body = Body(robot.dt_s, len(robot.hold_A), robot.hold_A, robot.limits)
+    if cfg.time == "lockstep":
+        return Session(cfg, robot, partial(OwnMind, cfg, parts.agent, body), log, parts.fault_s)
+    states = robot_spec(cfg.robot, cfg.version).state_size
+    apart = partial(remote_mind, cfg, body, states, folder)
+    return Session(cfg, robot, apart, log, parts.fault_s, clock=MonotonicClock())
+
+
+def remote_mind(cfg: RunConfig, body: Body, states: int, folder: Path, tell: Tell) -> Mind:
+    """Return a mind in processes of its own."""
+    from deploy.realtime.remote import RemoteMind
+
+    return RemoteMind(cfg, body, states, tell, folder)
 
 
 def unlogged(cfg: RunConfig, parts: Parts, may_start: Callable[[History, int], bool], first: int = 0) -> Session:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from agents.build import AgentConfig, LinearConfig
+from deploy.guard import GuardConfig
 from deploy.safety import RobotLimits
 
 
@@ -36,6 +37,8 @@ class RunConfig:
     """Least number of control steps between the starts of two plans."""
     plan_latency_s: Annotated[float | None, tyro.conf.arg(name="plan-latency")] = None
     """Seconds of simulated time charged to a plan; None: as long as it took."""
+    compensate: bool = True
+    """Whether a plan is made for the time at which it will be there; False: for now, and entered at its first row once it is there."""
     adapt_latency_s: Annotated[float | None, tyro.conf.arg(name="adapt-latency")] = None
     """Seconds of simulated time charged to an adaptation; None: as long as it took."""
     adapt: bool = True
@@ -50,6 +53,9 @@ class RunConfig:
     """... or after so many simulated seconds."""
     episode_steps: int | None = None
     """Length of an episode in control steps; None: the robot's own."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    time: Literal["lockstep", "realtime"] = "lockstep"
+    """Lockstep: the world waits while the planner thinks, and is charged for it. Realtime: it does not wait."""
     pictures: Literal["drawn", "mujoco", "none"] = "drawn"
     """The robot in report and video: drawn from its poses, rendered by MuJoCo where OpenGL works, or not at all."""
     out: Path | None = None

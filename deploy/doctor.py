@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from deploy.clock import Clock, MonotonicClock
-from deploy.loop import ticks
+from deploy.loop import Pace
 from deploy.machine import ROOT, cpu_info, durations_s, gemm_gflops
 
 RENDERERS = ("egl", "osmesa", "glfw")
@@ -158,10 +158,9 @@ def check_rendering() -> Finding:
 
 
 def lateness_s(clock: Clock, period_s: float, seconds: float) -> np.ndarray:
-    """Return how late each tick of an absolute schedule began [s]."""
-    count = max(2, round(seconds / period_s))
-    schedule = ticks(clock, period_s, lambda: True)
-    return np.array([next(schedule).late_s for _ in range(count)])
+    """Return how late each step of an absolute schedule began [s]."""
+    pace = Pace(clock, period_s)
+    return np.array([pace.wait(step) for step in range(max(2, round(seconds / period_s)))])
 
 
 def check_jitter(cfg: DoctorConfig) -> Finding:

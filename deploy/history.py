@@ -10,6 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from agents.types import AdaptationReport, GoalChange, ModelSwap, SurpriseReading
+    from deploy.guard import ModeChange
     from deploy.records import EpisodeRecord, JobRecord
 
 Phase = Literal["healthy", "broken", "adapted"]
@@ -46,6 +47,7 @@ class History:
     swaps: list[ModelSwap] = field(default_factory=list)
     goals: list[GoalChange] = field(default_factory=list)
     jobs: list[JobRecord] = field(default_factory=list)
+    modes: list[ModeChange] = field(default_factory=list)
     plan_ms: list[float] = field(default_factory=list)
     nonfinite: NonFinite = field(default_factory=NonFinite)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,26 +18,28 @@ if TYPE_CHECKING:
     from planners.types import ActionPlan
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """One control step of the schedule: due at `due_s`, begun `late_s` after that [s]."""
+class Pace:
+    """An absolute schedule of control steps: step n is due n periods after the start, so that lateness never accumulates."""
 
-    index: int
-    due_s: float
-    late_s: float
+    def __init__(self, clock: Clock, period_s: float) -> None:
+        if not period_s > 0:
+            raise ValueError(f"period_s must be > 0, got {period_s}")
+        self._clock, self._period_s = clock, period_s
+        self.restart(0)
 
+    def restart(self, step: int) -> None:
+        """Let `step` be due now: the world has waited."""
+        self._start_s = self._clock.now_s() - step * self._period_s
 
-def ticks(clock: Clock, period_s: float, running: Callable[[], bool]) -> Iterator[Tick]:
-    """Yield ticks on an absolute schedule while `running()`: lateness never accumulates, missed ticks are skipped."""
-    if not period_s > 0:
-        raise ValueError(f"period_s must be > 0, got {period_s}")
-    start_s, index = clock.now_s(), 0
-    while running():
-        due_s = start_s + index * period_s
-        clock.sleep_until(due_s)
-        yield Tick(index, due_s, clock.now_s() - due_s)
-        missed = math.ceil((clock.now_s() - start_s) / period_s - 1e-9)
-        index = max(index + 1, missed)
+    def wait(self, step: int) -> float:
+        """Return, once `step` is due, how late it is [s]; whole periods of lateness are steps that were missed."""
+        due_s = self._start_s + step * self._period_s
+        self._clock.sleep_until(due_s)
+        return max(0.0, self._clock.now_s() - due_s)
+
+    def missed(self, late_s: float) -> int:
+        """Return how many further steps were due before one that is so late."""
+        return math.floor(late_s / self._period_s + 1e-6)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from deploy.goals import parse_goals
-from deploy.planning import PlanQueue, steps_in
+from deploy.planning import Planned, PlanQueue, steps_in
 from deploy.records import JobRecord, JobTiming, PlanRecord, PlanTiming
 from deploy.safety import make_safe
 from deploy.streamer import setpoint_at
@@ -37,12 +37,63 @@ class Body:
     """What of a robot bears on a plan."""
 
     dt_s: float
-    hold_A: np.ndarray
+    actions: int
+    hold_A: np.ndarray | None
+    """What is sent without a plan; None: what was sent last."""
     limits: Sequence[Limit]
 
 
 Tell = Callable[["EventRecord | TimingRecord | JobStarted"], None]
 """Where a mind reports what it did."""
+
+
+class Jobs(Protocol):
+    """Where an agent's jobs are done, one at a time."""
+
+    def start(self, job: Callable[[], Any], step: int, /) -> None:
+        """Begin a job at `step`."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is one that has not been delivered."""
+        ...
+
+    def done(self, step: int, /) -> Any | None:
+        """Return the result that is there at `step`, once."""
+        ...
+
+
+class OwnJobs:
+    """At once, here; the result is there once the time that it took has passed."""
+
+    def __init__(self, dt_s: float, latency_s: float | None, tell: Tell, timer: Callable[[], float]) -> None:
+        self._dt_s, self._latency_s, self._tell, self._timer = dt_s, latency_s, tell, timer
+        self._waiting: tuple[int, Any] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a result that is not due yet."""
+        return self._waiting is not None
+
+    def start(self, job: Callable[[], Any], step: int, /) -> None:
+        """Do the job."""
+        t_s = step * self._dt_s
+        self._tell(JobStarted(t_s))
+        began_s = self._timer()
+        result = job()
+        took_s = self._timer() - began_s
+        due = step + steps_in(took_s if self._latency_s is None else self._latency_s, self._dt_s)
+        self._waiting = due, result
+        self._tell(JobRecord(t_s, due * self._dt_s))
+        self._tell(JobTiming(t_s, took_s))
+
+    def done(self, step: int, /) -> Any | None:
+        """Return the result if it is due."""
+        if self._waiting is None or step < self._waiting[0]:
+            return None
+        result, self._waiting = self._waiting[1], None
+        return result
 
 
 class Mind(Protocol):
@@ -76,6 +127,10 @@ class Mind(Protocol):
         """Take in how the episode ended."""
         ...
 
+    def close(self) -> None:
+        """End what it started."""
+        ...
+
 
 def committed(
     body: Body, plan_at: Callable[[int], ActionPlan | None], last_A: np.ndarray, step: int, ahead: int
@@ -83,7 +138,8 @@ def committed(
     """Return what will be sent during the next `ahead` steps, whatever is planned now, (K, A)."""
     rows = np.empty((ahead, len(last_A)))
     for row, later in enumerate(range(step, step + ahead)):
-        setpoint = setpoint_at(plan_at(later), later * body.dt_s, body.hold_A)
+        hold_A = last_A if body.hold_A is None else body.hold_A
+        setpoint = setpoint_at(plan_at(later), later * body.dt_s, hold_A)
         last_A = make_safe(setpoint.action_A, last_A, body.dt_s, body.limits).action_A
         rows[row] = last_A
     return rows
@@ -93,31 +149,41 @@ class OwnMind:
     """A mind in the session's own process: the session waits while it thinks, and time is charged for it."""
 
     def __init__(
-        self, cfg: RunConfig, agent: Agent, body: Body, tell: Tell, timer: Callable[[], float] = time.perf_counter
+        self,
+        cfg: RunConfig,
+        agent: Agent,
+        body: Body,
+        tell: Tell,
+        timer: Callable[[], float] = time.perf_counter,
+        jobs: Jobs | None = None,
     ) -> None:
-        self._cfg, self._agent, self._body, self._tell, self._timer = cfg, agent, body, tell, timer
-        self._queue = PlanQueue(body.dt_s, cfg.plan_every, cfg.plan_latency_s, timer)
+        self._cfg, self._agent, self._body, self._tell = cfg, agent, body, tell
+        self._jobs: Jobs = jobs or OwnJobs(body.dt_s, cfg.adapt_latency_s, tell, timer)
+        self.made: Planned | None = None
+        """The newest plan, with the steps from which it is known and followed."""
+        self._queue = PlanQueue(body.dt_s, cfg.plan_every, cfg.plan_latency_s, timer, cfg.compensate)
         self._goals = deque(parse_goals(cfg.goals))
-        self._job: tuple[int, Any] | None = None
 
     def warm_up(self, episode: int, seed: int, observation: Observation, /) -> None:
         """Plan once for nothing: what is slow only the first time belongs to no plan's latency."""
         self._agent.begin_episode(episode, seed)
-        self._agent.plan(observation, np.empty((0, len(self._body.hold_A))))
+        self._agent.plan(observation, np.empty((0, self._body.actions)))
 
     def begin(self, episode: int, seed: int, step: int, /) -> None:
         """Begin an episode; every plan is forgotten."""
         self._agent.begin_episode(episode, seed)
         self._queue.start_episode(step)
 
-    def look(self, step: int, observation: Observation, last_A: np.ndarray, first: bool, /) -> None:
-        """Deliver what is due, pursue what is asked for, and plan if the planner is free."""
+    def look(
+        self, step: int, observation: Observation, last_A: np.ndarray, first: bool, /, seen_s: float | None = None
+    ) -> None:
+        """Deliver what is due, pursue what is asked for, and plan if the planner is free; `seen_s`: since when, by the timer."""
         t_s = step * self._body.dt_s
         self._deliver(step)
         while self._goals and self._goals[0][0] <= t_s + 1e-9:
             self._report(self._agent.pursue(self._goals.popleft()[1], t_s))
         if self._queue.due(step):
-            self._plan(step, observation, last_A, first)
+            self._plan(step, observation, last_A, first, seen_s)
 
     def plan_at(self, step: int, /) -> ActionPlan | None:
         """Return the plan to follow at `step`."""
@@ -128,26 +194,16 @@ class OwnMind:
         self._report(self._agent.observe(before, command.action_A, after, reward))
 
     def work(self, step: int, /) -> None:
-        """Run a waiting adaptation now; its result arrives once the time that it took has passed."""
-        if not self._cfg.adapt or self._job is not None:
-            return
-        job = self._agent.take_job()
-        if job is None:
-            return
-        dt_s = self._body.dt_s
-        self._tell(JobStarted(step * dt_s))
-        began_s = self._timer()
-        result = job()
-        took_s = self._timer() - began_s
-        charged_s = took_s if self._cfg.adapt_latency_s is None else self._cfg.adapt_latency_s
-        due = step + steps_in(charged_s, dt_s)
-        self._job = due, result
-        self._tell(JobRecord(step * dt_s, due * dt_s))
-        self._tell(JobTiming(step * dt_s, took_s))
+        """Start an adaptation that waits, if none is under way."""
+        if self._cfg.adapt and not self._jobs.busy and (job := self._agent.take_job()) is not None:
+            self._jobs.start(job, step)
 
     def end(self, terminated: bool, /) -> None:
         """Let the agent take in how the episode ended."""
         self._report(self._agent.end_episode(terminated))
+
+    def close(self) -> None:
+        """Nothing was started."""
 
     def _report(self, events: Sequence[Any]) -> None:
         for event in events:
@@ -155,16 +211,15 @@ class OwnMind:
 
     def _deliver(self, step: int) -> None:
         """Hand a finished adaptation to the agent, between two plans."""
-        if self._job is None or step < self._job[0]:
-            return
-        result, self._job = self._job[1], None
-        self._report(self._agent.receive(result, step * self._body.dt_s))
+        result = self._jobs.done(step)
+        if result is not None:
+            self._report(self._agent.receive(result, step * self._body.dt_s))
 
-    def _plan(self, step: int, observation: Observation, last_A: np.ndarray, held: bool) -> None:
+    def _plan(self, step: int, observation: Observation, last_A: np.ndarray, held: bool, seen_s: float | None) -> None:
         def think(ahead: int) -> ActionPlan:
             return self._agent.plan(observation, committed(self._body, self._queue.at, last_A, step, ahead))
 
-        made = self._queue.compute(step, think, held)
+        self.made = made = self._queue.compute(step, think, held, seen_s)
         t_s, plan = step * self._body.dt_s, made.plan
         self._tell(
             PlanRecord(t_s, plan.t0_s, made.visible_step * self._body.dt_s, plan.status.value, plan.cost, plan.rejected)

@@ -38,18 +38,28 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan just computed, the step it is visible from, and the wall time it took [s]."""
+    """A plan just computed, the steps it is known and followed from, and the wall time it took [s]."""
 
     plan: ActionPlan
     visible_step: int
+    from_step: int
     took_s: float
 
 
 class PlanQueue:
     """The planner's side of the loop."""
 
-    def __init__(self, dt_s: float, plan_every: int, latency_s: float | None, timer: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        dt_s: float,
+        plan_every: int,
+        latency_s: float | None,
+        timer: Callable[[], float],
+        compensate: bool = True,
+    ) -> None:
+        """`compensate` False: a plan is made for the step it was observed at, and begins with its first row when it is there."""
         self._dt_s, self._plan_every, self._latency_s, self._timer = dt_s, plan_every, latency_s, timer
+        self._compensate = compensate
         self._measured_s: deque[float] = deque(maxlen=32)
         self._plans: list[Published] = []
         self._next_start = 0
@@ -73,19 +83,24 @@ class PlanQueue:
         """Return the plan to follow at `step`: the newest that may be executed then."""
         return next((p.plan for p in reversed(self._plans) if p.from_step <= step), None)
 
-    def compute(self, step: int, think: Think, held: bool = False) -> Planned:
-        """Plan from the observation of `step`; `held`: the world waits, so that no latency is charged."""
-        ahead = 0 if held else steps_in(self.expected_s, self._dt_s)
-        began_s = self._timer()
+    def compute(self, step: int, think: Think, held: bool = False, began_s: float | None = None) -> Planned:
+        """Plan from the observation of `step`, made at `began_s` of the timer (None: now).
+
+        `held`: the world waits, so that no latency is charged.
+        """
+        ahead = 0 if held or not self._compensate else steps_in(self.expected_s, self._dt_s)
+        began_s = self._timer() if began_s is None else began_s
         plan = think(ahead)
         took_s = self._timer() - began_s
         self._measured_s.append(took_s)
         charged_s = 0.0 if held else took_s if self._latency_s is None else self._latency_s
         visible = step + steps_in(charged_s, self._dt_s)
         self._next_start = max(visible, step + self._plan_every)
+        start = step + ahead if self._compensate else visible
+        made = Planned(replace(plan, t0_s=start * self._dt_s), visible, max(visible, start), took_s)
         if plan.status is not PlanStatus.FAILED:
-            self._publish(step, replace(plan, t0_s=(step + ahead) * self._dt_s), max(visible, step + ahead))
-        return Planned(plan, visible, took_s)
+            self._publish(step, made.plan, made.from_step)
+        return made
 
     def _publish(self, step: int, plan: ActionPlan, from_step: int) -> None:
         active = max((n for n, p in enumerate(self._plans) if p.from_step <= step), default=0)

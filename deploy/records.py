@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from agents.types import AdaptationReport, AgentEvent, GoalChange, ModelSwap, SurpriseReading
+from deploy.guard import ModeChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class EpisodeRecord:
     end_s: float
     steps: int
     episode_return: float
-    ended: str  # terminated | truncated | nonfinite observation | interrupted | limit
+    ended: str  # terminated | truncated | nonfinite observation | interrupted | limit | held | stopped
     states_TO: np.ndarray
     requested_TA: np.ndarray
     sent_TA: np.ndarray
@@ -94,13 +95,15 @@ class JobTiming:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeTiming:
-    """How long an episode took [s], in wall time."""
+    """How long an episode took [s], in wall time, and how late its control steps were [s]."""
 
     episode: int
     wall_s: float
+    late_T: np.ndarray
+    missed: int  # steps that were so late that another was due already
 
 
-EventRecord = RunRecord | PlanRecord | JobRecord | EpisodeRecord | AgentEvent
+EventRecord = RunRecord | PlanRecord | JobRecord | EpisodeRecord | ModeChange | AgentEvent
 TimingRecord = PlanTiming | JobTiming | EpisodeTiming
 
 KINDS: dict[type, str] = {
@@ -112,6 +115,7 @@ KINDS: dict[type, str] = {
     AdaptationReport: "adaptation",
     ModelSwap: "swap",
     GoalChange: "goal",
+    ModeChange: "mode",
     PlanTiming: "plan",
     JobTiming: "job",
     EpisodeTiming: "episode",

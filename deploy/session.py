@@ -1,4 +1,4 @@
-"""The lockstep session: episodes of one robot on one simulated clock, with thinking time charged in simulated time.
+"""A session: episodes of one robot, on a clock that counts control steps; a mind says what to do, a guard whether it may be done.
 
 At each control step: deliver what is due (a plan, new weights), start a plan if the planner is free, send what is due
 now, let the agent observe what was sent. The clock runs on across episodes, so that a fault comes at its second of the
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agents.types import AdaptationReport, GoalChange, ModelSwap, SurpriseReading
-from deploy.clock import SimulatedClock
+from deploy.clock import Clock, SimulatedClock
+from deploy.guard import Guard, GuardConfig, Mode
 from deploy.history import History, Phase
-from deploy.loop import Agent, Outcome, Robot, ticks
-from deploy.mind import Body, JobStarted, Mind, OwnMind
+from deploy.loop import Outcome, Pace, Robot
+from deploy.mind import JobStarted, Mind, Tell
 from deploy.records import (
     EpisodeRecord,
     EpisodeTiming,
@@ -66,8 +67,15 @@ class Trace:
     began_wall_s: float
     rows: list[tuple[Observation, Setpoint, Command, Outcome]] = field(default_factory=list)
     poses: list[np.ndarray] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
+    missed: int = 0
     readings: dict[int, SurpriseReading] = field(default_factory=dict)
     """By the step of the session's clock that they were made at."""
+
+    @property
+    def lateness(self) -> tuple[np.ndarray, int]:
+        """How late each step was [s], and how many were missed."""
+        return np.array(self.late), self.missed
 
     def record(self, dt_s: float, ended: str, sizes: tuple[int, int]) -> EpisodeRecord:
         """Return the episode as arrays; `sizes` are those of a state and of an action."""
@@ -106,6 +114,14 @@ def env_seed(seed: int, episode: int) -> int:
     return int(np.random.SeedSequence([seed, episode]).generate_state(1)[0])
 
 
+def self_armed(cfg: GuardConfig) -> Guard:
+    """Return a guard that is running: nobody is hurt by a simulated robot."""
+    guard = Guard(cfg)
+    guard.command("arm", 0.0, "a simulated robot")
+    guard.command("start", 0.0)
+    return guard
+
+
 class Session:
     """One arm of a run: `history` and `view` may be read at any time."""
 
@@ -113,15 +129,19 @@ class Session:
         self,
         cfg: RunConfig,
         robot: Robot,
-        agent: Agent,
+        mind_of: Callable[[Tell], Mind],
         log: Log,
         fault_s: float | None,
         timer: Callable[[], float] = time.perf_counter,
+        clock: Clock | None = None,
+        guard: Guard | None = None,
     ) -> None:
+        """`clock` None: simulated time. `guard` None: one that is armed and started at once, for simulated robots."""
         self.history, self.view = History(fault_s, robot.dt_s), View()
+        self.guard, self._pace = guard or self_armed(cfg.guard), Pace(clock or SimulatedClock(), robot.dt_s)
         self.log, self._cfg, self._robot = log, cfg, robot
         self._timer, self._dt_s = timer, robot.dt_s
-        self._mind: Mind = OwnMind(cfg, agent, Body(robot.dt_s, robot.hold_A, robot.limits), self._take, timer)
+        self._mind = mind_of(self._take)
         self._trace: Trace | None = None
         self._observation: Observation | None = None
         self._running = True
@@ -136,12 +156,15 @@ class Session:
         seed = env_seed(self._cfg.seed, first)
         self._mind.warm_up(first, seed, self._robot.reset(seed, 0.0))
         self._begin(first, 0)
+        step = 0
         try:
-            for tick in ticks(SimulatedClock(), self._dt_s, lambda: self._running):
-                self._step(tick.index)
+            while self._running:
+                step = self._step(step)
         except KeyboardInterrupt:
             self._finish("interrupted")
             raise
+        finally:
+            self._mind.close()
 
     def _begin(self, episode: int, step: int) -> None:
         """Begin the next episode that starts with a finite observation, if any more may start."""
@@ -156,6 +179,7 @@ class Session:
         self._mind.begin(episode, seed, step)
         self._observation = self._robot.reset(seed, step * self._dt_s)
         self._trace = Trace(episode, seed, step, self._timer(), poses=[self._robot.pose()])
+        self.guard.begin_episode(step * self._dt_s)
         self.view.episode, self.view.reading = episode, None
         finite = bool(np.isfinite(self._observation.state_O).all())
         if not finite:
@@ -164,19 +188,42 @@ class Session:
             self._finish("nonfinite observation")
         return finite
 
-    def _step(self, step: int) -> None:
+    def _step(self, step: int) -> int:
+        """Do what is due at `step`; return the next step that somebody decides about."""
         before, trace, robot = self._observation, self._trace, self._robot
         assert before is not None
         assert trace is not None
-        self._mind.look(step, before, robot.last_A, not trace.rows)
-        setpoint = setpoint_at(self._mind.plan_at(step), step * self._dt_s, robot.hold_A)
+        first, now_s = not trace.rows, step * self._dt_s
+        self._mind.look(step, before, robot.last_A, first)
+        if first:
+            self._pace.restart(step)
+        due = setpoint_at(self._mind.plan_at(step), now_s, robot.hold_A)
+        setpoint = self.guard.admit(due, before, robot.last_A, robot.hold_A, now_s)
+        while len(self.history.modes) < len(self.guard.changes):
+            self.history.modes.append(self.guard.changes[len(self.history.modes)])
+            self.log.event(self.history.modes[-1])
+        missed = self._pace.missed(self._advance(step, setpoint))
+        for late in range(step + 1, step + 1 + missed):
+            if self._trace is not trace:
+                return late
+            trace.missed += 1
+            self._advance(late, Setpoint(robot.last_A, "late", float("inf")))
+        return step + 1 + missed
+
+    def _advance(self, step: int, setpoint: Setpoint) -> float:
+        """Send, wait for the next step, read what came of it; return how late that was [s]."""
+        before, trace, robot = self._observation, self._trace, self._robot
+        assert before is not None
+        assert trace is not None
         command = robot.send(setpoint.action_A)
+        late_s = self._pace.wait(step + 1)
         outcome = robot.read((step + 1) * self._dt_s)
         finite = bool(np.isfinite(outcome.observation.state_O).all() and np.isfinite(outcome.reward))
         if finite:
             self._mind.learn(step + 1, before, command, outcome.observation, outcome.reward)
         trace.rows.append((before, setpoint, command, outcome))
         trace.poses.append(robot.pose())
+        trace.late.append(late_s)
         self._observation = outcome.observation
         self.history.nonfinite.actions += "nonfinite" in command.altered_by
         self.history.nonfinite.observations += not finite
@@ -185,6 +232,7 @@ class Session:
         self._mind.work(step + 1)
         if ended:
             self._end(step + 1, ended, outcome.terminated and finite)
+        return late_s
 
     def _ended(self, step: int, outcome: Outcome, finite: bool) -> str | None:
         if not finite:
@@ -193,6 +241,8 @@ class Session:
             return "terminated"
         if outcome.truncated:
             return "truncated"
+        if self.guard.mode is not Mode.RUNNING:
+            return "stopped" if self.guard.mode is Mode.ESTOP else "held"
         return "limit" if self._over(step) else None
 
     def _over(self, step: int) -> bool:
@@ -205,7 +255,7 @@ class Session:
         self._mind.end(terminated)
         self._mind.work(step)
         self._finish(ended)
-        if self._over(step):
+        if self._over(step) or self.guard.mode is not Mode.RUNNING:
             self._running = False
         else:
             self._begin(episode + 1, step)
@@ -222,7 +272,7 @@ class Session:
             self.history.episodes.append(record)
             self.history.poses.append(np.stack(trace.poses))
             self.log.event(record)
-            self.log.timing(EpisodeTiming(record.episode, self._timer() - trace.began_wall_s))
+            self.log.timing(EpisodeTiming(record.episode, self._timer() - trace.began_wall_s, *trace.lateness))
 
     def _take(self, record: EventRecord | TimingRecord | JobStarted) -> None:
         """File what the mind reports."""

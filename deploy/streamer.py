@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Setpoint:
-    """The action due now, where it comes from, and how old the observation behind it is [s] (infinite when held)."""
+    """The action due now, where it comes from, and how old the observation behind it is [s] (infinite without one).
+
+    Late: the step was missed, and what had been sent before stayed in force.
+    """
 
     action_A: np.ndarray
-    source: Literal["plan", "hold"]
+    source: Literal["plan", "hold", "late"]
     age_s: float
 
 

@@ -8,30 +8,44 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.clock import MonotonicClock, SimulatedClock
-from deploy.loop import ticks
+from deploy.loop import Pace
+from deploy.mind import Body, OwnMind
 from deploy.planning import PlanQueue, steps_in
 from deploy.session import Session, env_seed
 from deploy.telemetry import Log
 from tests.scripted import DT_S, ScriptedAgent, ScriptedRobot, config
 
 
-def test_missed_ticks_are_skipped_and_lateness_does_not_accumulate():
-    clock, seen = SimulatedClock(), []
-    for tick in ticks(clock, 0.1, lambda: len(seen) < 6):
-        seen.append((tick.index, round(tick.late_s, 9)))
-        clock.advance(0.25 if tick.index == 1 else 0.0)
-    assert seen == [(0, 0.0), (1, 0.0), (4, 0.0), (5, 0.0), (6, 0.0), (7, 0.0)]
+def test_a_late_step_is_late_by_the_schedule_and_the_next_one_is_on_time_again():
+    clock, seen = SimulatedClock(5.0), []
+    pace = Pace(clock, 0.1)
+    for step in range(6):
+        seen.append(round(pace.wait(step), 9))
+        clock.advance(0.25 if step == 1 else 0.0)
+    assert seen == [0.0, 0.0, 0.15, 0.05, 0.0, 0.0]
+    assert [pace.missed(late_s) for late_s in seen] == [0, 0, 1, 0, 0, 0]
 
 
 @given(st.lists(st.floats(0, 0.35), min_size=1, max_size=40))
-def test_every_tick_lies_on_the_absolute_schedule_however_long_the_work_takes(work):
-    clock, seen = SimulatedClock(5.0), []
-    for tick in ticks(clock, 0.1, lambda: len(seen) < len(work)):
-        assert tick.due_s == 5.0 + tick.index * 0.1
-        assert tick.late_s <= 1e-6
-        clock.advance(work[len(seen)])
-        seen.append(tick.index)
-    assert seen == sorted(set(seen))
+def test_lateness_is_what_the_work_before_left_of_the_schedule_and_does_not_accumulate(work):
+    clock = SimulatedClock(5.0)
+    pace, done_s = Pace(clock, 0.1), 5.0
+    for step, took_s in enumerate(work):
+        late_s = pace.wait(step)
+        assert late_s == pytest.approx(max(0.0, done_s - (5.0 + step * 0.1)), abs=1e-6)
+        clock.advance(took_s)
+        done_s = clock.now_s()
+
+
+def test_a_schedule_goes_on_from_the_step_at_which_the_world_waited():
+    clock = SimulatedClock()
+    pace = Pace(clock, 0.1)
+    pace.wait(3)
+    clock.advance(7.0)
+    pace.restart(4)
+    assert pace.wait(4) == 0.0
+    assert pace.wait(5) == pytest.approx(0.0, abs=1e-9)
+    assert clock.now_s() == pytest.approx(7.4)
 
 
 def test_the_monotonic_clock_sleeps_until_it_is_time():
@@ -54,7 +68,7 @@ def test_simulated_time_never_goes_back():
 @pytest.mark.parametrize("period_s", [0.0, -1.0, float("nan")])
 def test_a_period_that_is_none_is_refused(period_s):
     with pytest.raises(ValueError, match="period_s"):
-        next(ticks(SimulatedClock(), period_s, lambda: True))
+        Pace(SimulatedClock(), period_s)
 
 
 @pytest.mark.parametrize(("time_s", "steps"), [(0.0, 0), (0.1, 1), (0.100001, 2), (0.3, 3), (0.30000000001, 3)])
@@ -62,11 +76,15 @@ def test_a_latency_is_rounded_up_to_steps(time_s, steps):
     assert steps_in(time_s, 0.1) == steps
 
 
+def session_of(cfg, robot, agent, log, fault_s=None, **more):
+    body = Body(robot.dt_s, len(robot.hold_A), robot.hold_A, robot.limits)
+    return Session(cfg, robot, lambda tell: OwnMind(cfg, agent, body, tell, **more), log, fault_s, **more)
+
+
 def run(tmp_path, agent, robot=None, timer=None, fault_s=None, episodes=100, **changes):
     log = Log(tmp_path)
     robot = robot or ScriptedRobot()
-    more = {} if timer is None else {"timer": timer}
-    session = Session(config(**changes), robot, agent, log, fault_s, **more)
+    session = session_of(config(**changes), robot, agent, log, fault_s, **({} if timer is None else {"timer": timer}))
     session.run(lambda episode: episode < episodes)
     log.close()
     return session, robot
@@ -229,7 +247,7 @@ def test_an_interrupted_episode_is_recorded_as_such(tmp_path):
             return super().observe(before, action_A, after, reward)
 
     log = Log(tmp_path)
-    session = Session(config(), ScriptedRobot(), Interrupting(), log, None)
+    session = session_of(config(), ScriptedRobot(), Interrupting(), log)
     with pytest.raises(KeyboardInterrupt):
         session.run(lambda _: True)
     assert [(e["ended"], e["steps"]) for e in events(tmp_path, "episode")] == [("terminated", 10), ("interrupted", 3)]
