@@ -49,6 +49,12 @@ class History:
     jobs: list[JobRecord] = field(default_factory=list)
     modes: list[ModeChange] = field(default_factory=list)
     plan_ms: list[float] = field(default_factory=list)
+    late_s: list[float] = field(default_factory=list)
+    """How late every control step was."""
+    missed: int = 0
+    """Steps that were so late that another was due already."""
+    scheduling: str = ""
+    """How the system schedules the control loop; empty in simulated time."""
     nonfinite: NonFinite = field(default_factory=NonFinite)
 
     @property

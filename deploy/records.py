@@ -103,8 +103,15 @@ class EpisodeTiming:
     missed: int  # steps that were so late that another was due already
 
 
+@dataclass(frozen=True, slots=True)
+class LoopPriority:
+    """How the system schedules the control loop."""
+
+    scheduling: str
+
+
 EventRecord = RunRecord | PlanRecord | JobRecord | EpisodeRecord | ModeChange | AgentEvent
-TimingRecord = PlanTiming | JobTiming | EpisodeTiming
+TimingRecord = PlanTiming | JobTiming | EpisodeTiming | LoopPriority
 
 KINDS: dict[type, str] = {
     RunRecord: "run",
@@ -119,6 +126,7 @@ KINDS: dict[type, str] = {
     PlanTiming: "plan",
     JobTiming: "job",
     EpisodeTiming: "episode",
+    LoopPriority: "loop",
 }
 
 

@@ -43,8 +43,12 @@ class Run:
         """Run both arms, then write the report; return the exit code. Whatever happens, a summary is left behind."""
         try:
             self._run()
-            summary = self._summarise("ok")
+            status = self._status()
+            summary = self._summarise(status)
             self._report(summary)
+            if status != "ok":
+                print(f"the robot was stopped: {status}", file=sys.stderr)
+                return 1
         except KeyboardInterrupt:
             return self._cut_short("interrupted", 130)
         except (OSError, RuntimeError, ValueError) as error:
@@ -77,6 +81,12 @@ class Run:
             display.tell()
             if arm is not None:
                 arm.finish(len(session.history.episodes))
+
+    def _status(self) -> str:
+        from deploy.guard import Mode
+
+        guard = self.session.guard
+        return "ok" if guard.mode is Mode.RUNNING else f"{guard.mode.value}: {guard.reason}"
 
     def _control(self) -> list[EpisodeRecord] | None:
         return None if self.arm is None else self.arm.episodes()

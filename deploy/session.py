@@ -25,6 +25,7 @@ from deploy.records import (
     EpisodeTiming,
     JobRecord,
     JobTiming,
+    LoopPriority,
     PlanRecord,
     PlanTiming,
 )
@@ -271,6 +272,8 @@ class Session:
             self._trace = None
             self.history.episodes.append(record)
             self.history.poses.append(np.stack(trace.poses))
+            self.history.late_s += trace.late
+            self.history.missed += trace.missed
             self.log.event(record)
             self.log.timing(EpisodeTiming(record.episode, self._timer() - trace.began_wall_s, *trace.lateness))
 
@@ -290,6 +293,8 @@ class Session:
             case PlanRecord():
                 history.nonfinite.candidates += record.rejected
                 history.nonfinite.plans += record.status == PlanStatus.FAILED.value
+            case LoopPriority():
+                history.scheduling = record.scheduling
             case JobRecord():
                 history.jobs.append(record)
                 view.due_s = record.due_s
@@ -300,7 +305,7 @@ class Session:
                 history.swaps.append(record)
             case GoalChange():
                 history.goals.append(record)
-        if isinstance(record, PlanTiming | JobTiming | EpisodeTiming):
+        if isinstance(record, PlanTiming | JobTiming | EpisodeTiming | LoopPriority):
             self.log.timing(record)
         else:
             self.log.event(record)

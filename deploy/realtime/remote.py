@@ -14,7 +14,9 @@ import numpy as np
 from deploy.interrupt import ignored_by_children
 from deploy.realtime.adapter import AdapterJobs, adapt
 from deploy.realtime.link import Kind, Link, unpack_plan, unpack_told
+from deploy.realtime.priority import loop_first, loop_like_others
 from deploy.realtime.thinker import think
+from deploy.records import LoopPriority
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
@@ -48,6 +50,7 @@ class RemoteMind:
                 self._adapter.start()
         asked.close()
         asking.close()
+        tell(LoopPriority(loop_first()))
 
     @property
     def processes(self) -> list[Any]:
@@ -56,6 +59,7 @@ class RemoteMind:
 
     def close(self) -> None:
         """End them."""
+        loop_like_others()
         for process in self.processes:
             process.kill()
             process.join()
