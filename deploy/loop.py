@@ -82,6 +82,14 @@ class Robot(Protocol):
         ...
 
 
+class Operator(Protocol):
+    """A person who may take over, through whatever device."""
+
+    def wants(self, t_s: float, last_A: np.ndarray, /) -> np.ndarray | None:
+        """Return the action (A,) that the person asks for at `t_s`, None to leave it to the plan; never waits."""
+        ...
+
+
 class Agent(Protocol):
     """What the loop asks of whoever plans, doubts and learns."""
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from agents.types import AdaptationReport, GoalChange, ModelSwap, SurpriseReading
 from deploy.clock import Clock, SimulatedClock
-from deploy.guard import Guard, GuardConfig, Mode
+from deploy.guard import Guard, GuardConfig, Mode, Switch
 from deploy.history import History, Phase
-from deploy.loop import Outcome, Pace, Robot
+from deploy.loop import Operator, Outcome, Pace, Robot
 from deploy.mind import JobStarted, Mind, Tell
 from deploy.records import (
     EpisodeRecord,
@@ -35,6 +35,7 @@ from planners.types import PlanStatus
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
+    from deploy.realtime.feed import Feed
     from deploy.records import EventRecord, TimingRecord
     from deploy.telemetry import Log
     from envs.types import Observation
@@ -68,6 +69,7 @@ class Trace:
     began_wall_s: float
     rows: list[tuple[Observation, Setpoint, Command, Outcome]] = field(default_factory=list)
     poses: list[np.ndarray] = field(default_factory=list)
+    total: float = 0.0
     late: list[float] = field(default_factory=list)
     missed: int = 0
     readings: dict[int, SurpriseReading] = field(default_factory=dict)
@@ -115,9 +117,9 @@ def env_seed(seed: int, episode: int) -> int:
     return int(np.random.SeedSequence([seed, episode]).generate_state(1)[0])
 
 
-def self_armed(cfg: GuardConfig) -> Guard:
+def self_armed(cfg: GuardConfig, switch: Switch | None = None) -> Guard:
     """Return a guard that is running: nobody is hurt by a simulated robot."""
-    guard = Guard(cfg)
+    guard = Guard(cfg, switch)
     guard.command("arm", 0.0, "a simulated robot")
     guard.command("start", 0.0)
     return guard
@@ -136,10 +138,14 @@ class Session:
         timer: Callable[[], float] = time.perf_counter,
         clock: Clock | None = None,
         guard: Guard | None = None,
+        feed: Feed | None = None,
+        operator: Operator | None = None,
     ) -> None:
         """`clock` None: simulated time. `guard` None: one that is armed and started at once, for simulated robots."""
+        self._feed, self._operator = feed, operator
         self.history, self.view = History(fault_s, robot.dt_s), View()
-        self.guard, self._pace = guard or self_armed(cfg.guard), Pace(clock or SimulatedClock(), robot.dt_s)
+        switch = feed.switch if feed is not None else None
+        self.guard, self._pace = guard or self_armed(cfg.guard, switch), Pace(clock or SimulatedClock(), robot.dt_s)
         self.log, self._cfg, self._robot = log, cfg, robot
         self._timer, self._dt_s = timer, robot.dt_s
         self._mind = mind_of(self._take)
@@ -198,7 +204,11 @@ class Session:
         self._mind.look(step, before, robot.last_A, first)
         if first:
             self._pace.restart(step)
-        due = setpoint_at(self._mind.plan_at(step), now_s, robot.hold_A)
+        asked_A = None if self._operator is None else self._operator.wants(now_s, robot.last_A)
+        if asked_A is None:
+            due = setpoint_at(self._mind.plan_at(step), now_s, robot.hold_A)
+        else:
+            due = Setpoint(asked_A, "operator", 0.0)
         setpoint = self.guard.admit(due, before, robot.last_A, robot.hold_A, now_s)
         while len(self.history.modes) < len(self.guard.changes):
             self.history.modes.append(self.guard.changes[len(self.history.modes)])
@@ -225,10 +235,15 @@ class Session:
         trace.rows.append((before, setpoint, command, outcome))
         trace.poses.append(robot.pose())
         trace.late.append(late_s)
+        trace.total += outcome.reward
         self._observation = outcome.observation
         self.history.nonfinite.actions += "nonfinite" in command.altered_by
         self.history.nonfinite.observations += not finite
         self._show(step + 1, setpoint)
+        if self._feed is not None:
+            mode = self.guard.mode, self.guard.reason
+            seen = trace.poses[-1], setpoint, command, outcome, late_s
+            self._feed.show(step + 1, *seen, self.view, mode, trace.total)
         ended = self._ended(step + 1, outcome, finite)
         self._mind.work(step + 1)
         if ended:

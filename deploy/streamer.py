@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class Setpoint:
     """The action due now, where it comes from, and how old the observation behind it is [s] (infinite without one).
 
-    Late: the step was missed, and what had been sent before stayed in force.
+    Late: the step was missed, and what had been sent before stayed in force. Operator: a person asked for it.
     """
 
     action_A: np.ndarray
-    source: Literal["plan", "hold", "late"]
+    source: Literal["plan", "hold", "late", "operator"]
     age_s: float
 
 
