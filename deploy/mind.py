@@ -133,15 +133,20 @@ class Mind(Protocol):
 
 
 def committed(
-    body: Body, plan_at: Callable[[int], ActionPlan | None], last_A: np.ndarray, step: int, ahead: int
+    body: Body,
+    plan_at: Callable[[int], ActionPlan | None],
+    last_A: np.ndarray,
+    rate_A: np.ndarray,
+    step: int,
+    ahead: int,
 ) -> np.ndarray:
     """Return what will be sent during the next `ahead` steps, whatever is planned now, (K, A)."""
     rows = np.empty((ahead, len(last_A)))
     for row, later in enumerate(range(step, step + ahead)):
         hold_A = last_A if body.hold_A is None else body.hold_A
         setpoint = setpoint_at(plan_at(later), later * body.dt_s, hold_A)
-        last_A = make_safe(setpoint.action_A, last_A, body.dt_s, body.limits).action_A
-        rows[row] = last_A
+        sent_A = make_safe(setpoint.action_A, last_A, body.dt_s, body.limits, rate_A).action_A
+        rows[row], rate_A, last_A = sent_A, (sent_A - last_A) / body.dt_s, sent_A
     return rows
 
 
@@ -163,6 +168,7 @@ class OwnMind:
         """The newest plan, with the steps from which it is known and followed."""
         self._queue = PlanQueue(body.dt_s, cfg.plan_every, cfg.plan_latency_s, timer, cfg.compensate)
         self._goals = deque(parse_goals(cfg.goals))
+        self._last_A = self._rate_A = np.zeros(body.actions)
 
     def warm_up(self, episode: int, seed: int, observation: Observation, /) -> None:
         """Plan once for nothing: what is slow only the first time belongs to no plan's latency."""
@@ -179,6 +185,9 @@ class OwnMind:
     ) -> None:
         """Deliver what is due, pursue what is asked for, and plan if the planner is free; `seen_s`: since when, by the timer."""
         t_s = step * self._body.dt_s
+        if first:
+            self._last_A = last_A
+        self._rate_A, self._last_A = (last_A - self._last_A) / self._body.dt_s, last_A
         self._deliver(step)
         while self._goals and self._goals[0][0] <= t_s + 1e-9:
             self._report(self._agent.pursue(self._goals.popleft()[1], t_s))
@@ -217,7 +226,9 @@ class OwnMind:
 
     def _plan(self, step: int, observation: Observation, last_A: np.ndarray, held: bool, seen_s: float | None) -> None:
         def think(ahead: int) -> ActionPlan:
-            return self._agent.plan(observation, committed(self._body, self._queue.at, last_A, step, ahead))
+            return self._agent.plan(
+                observation, committed(self._body, self._queue.at, last_A, self._rate_A, step, ahead)
+            )
 
         self.made = made = self._queue.compute(step, think, held, seen_s)
         t_s, plan = step * self._body.dt_s, made.plan

@@ -28,6 +28,40 @@ def test_whatever_is_asked_for_what_is_sent_is_finite_inside_the_bounds_and_slow
     assert (np.abs(sent_A - last_A) <= np.array(LIMIT.max_rate) * DT_S + 1e-12).all()
 
 
+ARM = RobotLimits(low=(-1.0, -2.0), high=(1.0, 0.5), max_rate=(3.0, 1.5), hold=(0.0, 0.0), max_accel=(8.0, 20.0))
+ARM_DT_S = 0.02
+
+
+@given(st.lists(st.one_of(anything, inside), min_size=1, max_size=80), inside)
+def test_whatever_is_asked_for_in_a_row_an_arm_keeps_bounds_rate_and_acceleration_at_once(asked, last_A):
+    limits, rate_A, dt_s = ARM.build(), np.zeros(2), ARM_DT_S
+    for action_A in asked:
+        sent_A = make_safe(action_A, last_A, dt_s, limits, rate_A).action_A
+        now_A = (sent_A - last_A) / dt_s
+        assert np.isfinite(sent_A).all()
+        assert (sent_A >= ARM.low).all()
+        assert (sent_A <= ARM.high).all()
+        assert (np.abs(now_A) <= np.array(ARM.max_rate) + 1e-9).all()
+        assert (np.abs(now_A - rate_A) <= np.array(ARM.max_accel) * dt_s + 1e-7).all()
+        last_A, rate_A = sent_A, now_A
+
+
+def test_an_arm_that_is_sent_to_its_bound_gets_there_and_stops():
+    limits, last_A, rate_A = ARM.build(), np.zeros(2), np.zeros(2)
+    for _ in range(200):
+        sent_A = make_safe(np.array([9.0, -9.0]), last_A, ARM_DT_S, limits, rate_A).action_A
+        rate_A, last_A = (sent_A - last_A) / ARM_DT_S, sent_A
+    assert last_A == pytest.approx([1.0, -2.0], abs=1e-3)
+    assert rate_A == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
+def test_an_arm_that_is_asked_for_nonsense_glides_to_a_stop():
+    limits = ARM.build()
+    command = make_safe(np.full(2, np.nan), np.zeros(2), ARM_DT_S, limits, np.array([1.0, 0.0]))
+    assert command.altered_by == ("nonfinite", "acceleration")
+    assert command.action_A == pytest.approx([1.0 * ARM_DT_S - 8.0 * ARM_DT_S**2, 0.0])
+
+
 @given(inside, inside)
 def test_a_legal_action_passes_unchanged_and_an_altered_one_says_why(action_A, last_A):
     command = make_safe(action_A, last_A, DT_S, LIMIT.build())
@@ -65,10 +99,17 @@ def test_what_is_sent_is_not_the_callers_array():
 
 
 @pytest.mark.parametrize(
-    "change", [{"low": (0.0,)}, {"hold": (5.0, 0.0)}, {"max_rate": (0.0, 1.0)}, {"high": (np.nan, 1.0)}]
+    "change",
+    [
+        {"low": (0.0,)},
+        {"hold": (5.0, 0.0)},
+        {"max_rate": (0.0, 1.0)},
+        {"high": (np.nan, 1.0)},
+        {"max_accel": (0.0, 1.0)},
+    ],
 )
 def test_nonsense_limits_are_refused(change):
-    with pytest.raises(ValueError, match=r"limits|hold|max_rate"):
+    with pytest.raises(ValueError, match=r"limits|hold|max_rate|max_accel"):
         dataclasses.replace(LIMIT, **change)
 
 

@@ -30,6 +30,7 @@ class SimRobot:
             raise ValueError(f"the robot has actions {size}, its limits are for {self.hold_A.shape}")
         self._env, self._episode_steps = env, episode_steps
         self._last_A, self._steps, self._state_O = self.hold_A, 0, np.zeros(0)
+        self._rate_A = np.zeros(len(self.hold_A))
         self._result: tuple[Any, float, bool, bool, dict[str, Any]] | None = None
 
     @property
@@ -47,11 +48,13 @@ class SimRobot:
         state_O, _ = self._env.reset(seed=seed)
         self._state_O = np.array(state_O, dtype=np.float64)
         self._last_A, self._steps, self._result = self.hold_A, 0, None
+        self._rate_A = np.zeros(len(self.hold_A))
         return Observation(t_s, self._state_O)
 
     def send(self, action_A: np.ndarray, /) -> Command:
         """Make `action_A` safe, advance the simulation by one step under it, and return what was sent."""
-        command = make_safe(action_A, self._last_A, self.dt_s, self.limits)
+        command = make_safe(action_A, self._last_A, self.dt_s, self.limits, self._rate_A)
+        self._rate_A = (command.action_A - self._last_A) / self.dt_s
         self._last_A, self._steps = command.action_A, self._steps + 1
         state_O, reward, terminated, truncated, info = self._env.step(command.action_A.astype(np.float32))
         self._result = state_O, float(reward), terminated, truncated, info
