@@ -36,7 +36,7 @@ class RunConfig:
     plan_every: int = 1
     """Least number of control steps between the starts of two plans."""
     plan_latency_s: Annotated[float | None, tyro.conf.arg(name="plan-latency")] = None
-    """Seconds of simulated time charged to a plan; None: as long as it took."""
+    """Seconds of simulated time charged to a plan, in real time the least that one takes; None: as long as it took."""
     compensate: bool = True
     """Whether a plan is made for the time at which it will be there; False: for now, and entered at its first row once it is there."""
     adapt_latency_s: Annotated[float | None, tyro.conf.arg(name="adapt-latency")] = None

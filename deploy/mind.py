@@ -161,12 +161,14 @@ class OwnMind:
         tell: Tell,
         timer: Callable[[], float] = time.perf_counter,
         jobs: Jobs | None = None,
+        least_s: float = 0.0,
     ) -> None:
+        """`least_s`: where latency is measured, what a plan takes at least."""
         self._cfg, self._agent, self._body, self._tell = cfg, agent, body, tell
         self._jobs: Jobs = jobs or OwnJobs(body.dt_s, cfg.adapt_latency_s, tell, timer)
         self.made: Planned | None = None
         """The newest plan, with the steps from which it is known and followed."""
-        self._queue = PlanQueue(body.dt_s, cfg.plan_every, cfg.plan_latency_s, timer, cfg.compensate)
+        self._queue = PlanQueue(body.dt_s, cfg.plan_every, cfg.plan_latency_s, timer, cfg.compensate, least_s)
         self._goals = deque(parse_goals(cfg.goals))
         self._last_A = self._rate_A = np.zeros(body.actions)
 

@@ -56,8 +56,13 @@ class PlanQueue:
         latency_s: float | None,
         timer: Callable[[], float],
         compensate: bool = True,
+        least_s: float = 0.0,
     ) -> None:
-        """`compensate` False: a plan is made for the step it was observed at, and begins with its first row when it is there."""
+        """`compensate` False: a plan is made for the step it was observed at, and begins with its first row when it is there.
+
+        `latency_s` None: as long as it took, but `least_s` at least.
+        """
+        self._least_s = least_s
         self._dt_s, self._plan_every, self._latency_s, self._timer = dt_s, plan_every, latency_s, timer
         self._compensate = compensate
         self._measured_s: deque[float] = deque(maxlen=32)
@@ -66,10 +71,10 @@ class PlanQueue:
 
     @property
     def expected_s(self) -> float:
-        """The latency that a plan is made for [s]: the given one, or the 90th percentile of the last 32 measured."""
+        """The latency that a plan is made for [s]: the given one, or the 90th percentile of the last 32 measured, if not the least."""
         if self._latency_s is not None:
             return self._latency_s
-        return float(np.quantile(self._measured_s, 0.9)) if self._measured_s else 0.0
+        return max(self._least_s, float(np.quantile(self._measured_s, 0.9)) if self._measured_s else 0.0)
 
     def start_episode(self, step: int) -> None:
         """Forget every plan; the next may start at `step`."""
@@ -93,7 +98,8 @@ class PlanQueue:
         plan = think(ahead)
         took_s = self._timer() - began_s
         self._measured_s.append(took_s)
-        charged_s = 0.0 if held else took_s if self._latency_s is None else self._latency_s
+        took_or_given_s = max(took_s, self._least_s) if self._latency_s is None else self._latency_s
+        charged_s = 0.0 if held else took_or_given_s
         visible = step + steps_in(charged_s, self._dt_s)
         self._next_start = max(visible, step + self._plan_every)
         start = step + ahead if self._compensate else visible

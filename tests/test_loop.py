@@ -152,6 +152,22 @@ def test_a_late_plan_is_entered_where_it_should_be_by_then():
     assert current.t0_s == pytest.approx(0.1)
 
 
+def test_without_compensation_a_plan_is_made_for_now_and_entered_at_its_first_row_once_it_is_there(tmp_path):
+    agent = ScriptedAgent(horizon=20)
+    _, robot = run(tmp_path, agent, episodes=1, plan_latency_s=2 * DT_S, compensate=False)
+    assert all(committed_KA.shape == (0, 1) for _, committed_KA in agent.plans)
+    assert robot.sent == pytest.approx([1.0, 1.01, 1.02, 2.0, 2.01, 3.0, 3.01, 4.0, 4.01, 5.0])
+
+
+def test_a_plan_is_expected_to_take_no_less_than_the_least():
+    queue = PlanQueue(DT_S, 1, None, iter([0.0, 0.05, 1.0, 1.05]).__next__, least_s=0.25)
+    assert queue.expected_s == 0.25
+    agent = ScriptedAgent()
+    queue.compute(0, lambda ahead: agent.plan(_at(0), np.zeros((ahead, 1))), held=True)
+    made = queue.compute(1, lambda ahead: agent.plan(_at(1), np.zeros((ahead, 1))))
+    assert (made.visible_step, made.from_step) == (4, 4)
+
+
 def _at(step):
     from envs.types import Observation
 

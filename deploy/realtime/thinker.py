@@ -98,8 +98,9 @@ def think(cfg: RunConfig, link: Link, body: Body, jobs_of: Callable[..., Jobs], 
     def tell(report: Any) -> None:
         link.told.write(pack_told(report))
 
-    timeless = replace(cfg, adapt_latency_s=None)
-    mind = OwnMind(timeless, agent, body, tell, time.monotonic, jobs_of(tell, body.dt_s))
+    measured = replace(cfg, plan_latency_s=None, adapt_latency_s=None)
+    jobs, least_s = jobs_of(tell, body.dt_s), cfg.plan_latency_s or 0.0
+    mind = OwnMind(measured, agent, body, tell, time.monotonic, jobs, least_s)
     thinker = Thinker(mind, link, body.dt_s, cfg.plan_latency_s)
     while os.getppid() == parent:
         if not thinker.turn():
