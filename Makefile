@@ -14,7 +14,8 @@ QUICK ?=
 export UV_HTTP_TIMEOUT ?= 300
 
 # The stamp's name says what was installed and where, so that a set-up that is still right costs nothing.
-STAMP := .venv/.installed-$(shell { cat requirements.lock pyproject.toml; pwd; } | cksum | tr ' ' -)
+PLUGINS := $(wildcard deploy/plugins/*/pyproject.toml)
+STAMP := .venv/.installed-$(shell { cat requirements.lock pyproject.toml $(PLUGINS); pwd; } | cksum | tr ' ' -)
 LOCK_FLAGS := --no-emit-index-url --no-emit-find-links --override overrides.txt --no-header --no-annotate
 BENCHMARKS = $(filter-out report,$(basename $(notdir $(shell grep -l '__main__' benchmarks/*.py))))
 
@@ -64,6 +65,6 @@ $(STAMP):
 	fi
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(UV) pip install --quiet --python $(PYTHON) -r requirements.lock
-	$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
+	$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable . $(PLUGINS:%/pyproject.toml=--editable %)
 	rm -f .venv/.installed-*
 	touch $@

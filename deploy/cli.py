@@ -45,6 +45,12 @@ def _calibrate() -> Main:
     return main
 
 
+def _export_policy() -> Main:
+    from deploy.export_policy import main
+
+    return main
+
+
 def _doctor() -> Main:
     from deploy.doctor import main
 
@@ -58,13 +64,15 @@ COMMANDS: dict[str, tuple[str, Callable[[], Main]]] = {
     "practise": ("let a model learn to pursue goals by pursuing them", _practise),
     "evaluate": ("measure the return of a preset over many episodes", _evaluate),
     "calibrate": ("learn what surprise looks like on a healthy robot", _calibrate),
+    "export-policy": ("write a preset's planner as a policy folder for lerobot", _export_policy),
     "doctor": ("say what this machine can do", _doctor),
 }
 
 
 def usage() -> str:
     """Return the list of commands."""
-    lines = [f"  {name:<9} {about}" for name, (about, _) in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}} {about}" for name, (about, _) in COMMANDS.items()]
     return "\n".join(["usage: surefoot COMMAND ...", "", *lines, "", "surefoot COMMAND --help says more."])
 
 
