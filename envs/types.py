@@ -20,6 +20,7 @@ class Observation:
     t_s: float
     state_O: np.ndarray
     image: np.ndarray | None = None  # (height, width, 3) uint8
+    image_t_s: float | None = None  # when it was taken, where the camera says
 
 
 @dataclass(frozen=True, slots=True)
