@@ -24,8 +24,8 @@ from deploy.clock import SimulatedClock
 from deploy.robots.fault import RobotFault
 from deploy.robots.joint_limits import joint_limits
 from deploy.robots.lerobot_robot import DriverConfig, LeRobotRobot, lerobot_robot
-from deploy.robots.servo_arm import JOINTS, TICKS_PER_RAD, ServoArm, calibration, centre_ticks
-from deploy.robots.servo_bus import BusFaults, ServoBus, write_calibration
+from deploy.robots.servo_arm import JOINTS, ServoArm, calibration, centre_ticks
+from deploy.robots.servo_bus import BusFaults, GoalWrite, ServoBus, violations, write_calibration
 from deploy.robots.tasks import ReachTask
 from envs.demonstrators import Reacher
 from envs.robots import ROBOTS, make_env
@@ -35,6 +35,9 @@ from tests.test_servo_bus import home, patient
 ROOT = Path(__file__).parents[1]
 LIMIT, DT_S = LIMITS["so101"], ROBOTS["so101"].dt_s
 RANGES = {name: (entry["range_min"], entry["range_max"]) for name, entry in calibration().items()}
+
+
+LOST = ("There is no status packet", "Missing motor IDs")
 
 
 class CountingClock(SimulatedClock):
@@ -95,16 +98,8 @@ def rig(calibrations, start_A=HOME_A, cfg=None, task=None, limits=LIMIT):
             ours.disconnect()
 
 
-def goals(bus, after=0):
-    """All goals written, joint -> ticks."""
-    return {name: [w.ticks[name] for w in bus.goal_writes[after:] if name in w.ticks] for name in JOINTS}
-
-
 def assert_registers_were_legal(bus):
-    for name, written in goals(bus).items():
-        assert min(written) >= RANGES[name][0], name
-        assert max(written) <= RANGES[name][1], name
-        assert max(np.abs(np.diff(written)), default=0) <= LIMIT.max_rate[0] * DT_S * TICKS_PER_RAD + 1.5, name
+    assert violations(bus.goal_writes, LIMIT.max_rate[0], DT_S) == []
 
 
 # --- lerobot alone: the emulator is good enough for the real thing
@@ -135,13 +130,14 @@ def test_the_stock_follower_connects_calibrated_configures_and_streams(calibrati
 
 def at_leisure(command):
     """Run a stock program; again, where it gave up because this machine let it wait 50 ms for one of 300 answers."""
-    for _ in range(3):
+    for _ in range(5):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
-        if "There is no status packet" not in done.stderr:
+        if done.returncode == 0 or not any(text in done.stderr for text in LOST):
             break
     return done
 
 
+@pytest.mark.timeout(600)
 def test_the_stock_teleoperate_program_moves_a_follower_as_a_leader_is_moved(tmp_path, calibrations):
     links = {side: tmp_path / side for side in ("follower", "leader")}
     log = tmp_path / "goals.jsonl"
@@ -178,6 +174,16 @@ def test_the_stock_teleoperate_program_moves_a_follower_as_a_leader_is_moved(tmp
     rows = [json.loads(line)["ticks"]["shoulder_pan"] for line in log.read_text().splitlines()]
     assert len(rows) > 10
     assert max(rows) - min(rows) > 50
+
+
+def test_the_oracle_sees_what_is_out_of_range_and_what_jumps_but_not_what_time_allows():
+    def of(*rows):
+        return violations([GoalWrite(t_s, {"shoulder_pan": ticks}) for t_s, ticks in rows], 3.0, DT_S)
+
+    assert of((0.0, 2047), (DT_S, 2047 + 65), (2 * DT_S, 2047)) == []
+    assert of((0.0, 2047), (2 * DT_S, 2047 + 130)) == []
+    assert ["from 2047 to 2117" in text for text in of((0.0, 2047), (DT_S, 2117))] == [True]
+    assert ["to 4000 at 0.000 s: outside" in text for text in of((0.0, 4000))] == [True]
 
 
 # --- as our robot
@@ -242,6 +248,18 @@ def test_the_scripted_demonstrator_reaches_through_the_real_driver_as_in_simulat
         assert_registers_were_legal(r.bus)
 
 
+def test_what_the_drivers_own_cap_changed_is_reported_as_sent(calibrations):
+    clock = SimulatedClock()
+    with ServoBus(clock=clock) as bus:
+        ours = LeRobotRobot(stock(bus, calibrations, "--robot.max_relative_target=2.0"), LIMIT, clock=CountingClock())
+        command = ours.send(home(shoulder_pan=0.09))
+        assert command.altered_by == ("driver",)
+        assert command.action_A[0] == pytest.approx(np.radians(2.0), abs=0.002)
+        assert np.array_equal(ours.last_A, command.action_A)
+        assert ours.send(home(shoulder_pan=0.03)).altered_by == ()
+        ours.disconnect()
+
+
 def test_a_target_is_drawn_from_the_seed_and_nothing_moves(calibrations):
     with rig(calibrations, task=ReachTask()) as r:
         written = len(r.bus.goal_writes)
@@ -275,10 +293,9 @@ def test_the_extremes_of_every_joint_are_reached_but_not_passed(calibrations):
         for extreme in (1e9, -1e9):
             for _ in range(60):
                 r.step(np.full(6, extreme))
-        for name, written in goals(r.bus).items():
-            assert RANGES[name][0] <= min(written), name
-            assert max(written) <= RANGES[name][1], name
-            assert max(written) - min(written) > 0.9 * (RANGES[name][1] - RANGES[name][0]) - 512, name
+        for name in set(JOINTS) - {"wrist_roll"}:  # whose calibration is its whole turn
+            written = [write.ticks[name] for write in r.bus.goal_writes if name in write.ticks]
+            assert max(written) - min(written) > RANGES[name][1] - RANGES[name][0] - 10, name
         assert_registers_were_legal(r.bus)
 
 

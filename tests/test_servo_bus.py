@@ -17,6 +17,7 @@ from lerobot.motors.feetech import FeetechMotorsBus
 from deploy.clock import SimulatedClock
 from deploy.robots.servo_arm import JOINTS, TICKS_PER_RAD, ServoArm, calibration, centre_ticks
 from deploy.robots.servo_bus import BusFaults, ServoBus, command
+from deploy.robots.sts3215 import PING, Packet
 from envs.robots import ROBOTS
 from envs.so101 import HOME_A
 
@@ -189,6 +190,24 @@ def test_a_late_answer_comes_late():
         time.sleep(0.6)
         bus.port_handler.ser.reset_input_buffer()
         assert np.array_equal(ticks(bus), expected_ticks(emulator.angles()))
+
+
+def test_no_packet_ends_the_service():
+    rng = np.random.default_rng(0)
+    with connected() as (emulator, clock, bus):
+        wire = bus.port_handler.ser
+        for _ in range(300):
+            data = rng.bytes(rng.integers(0, 12))
+            code = int(rng.choice([0, 1, 2, 3, 4, 5, 6, 0x82, 0x83, 0xAA]))
+            wire.write(Packet(int(rng.choice([0, 1, 6, 9, 254])), code, data).encode())
+            wire.write(rng.bytes(rng.integers(0, 6)))
+            wire.reset_input_buffer()
+        wait(emulator, clock, 0.5)
+        assert np.isfinite(emulator.angles()).all()
+        before = emulator.packets
+        wire.write(Packet(77, PING).encode() * 3)  # nobody answers, but it is read
+        while emulator.packets < before + 2:
+            pass
 
 
 def test_a_leader_is_moved_by_hand():

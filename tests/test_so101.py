@@ -120,6 +120,18 @@ def test_a_demonstration_is_a_function_of_its_arguments_and_noise_is_sent_within
     assert not np.array_equal(one.action_TA, demonstrate("so101", limits, 0.0, 3, 4).action_TA)
 
 
+def test_demonstrations_become_a_data_set_of_the_arm(tmp_path, capsys):
+    from deploy.collect import main
+    from envs.dataset import EpisodeData
+
+    assert main(["so101-reach", "--episodes", "2", "--workers", "1", "--out", str(tmp_path)]) == 0
+    assert "2 episodes, 300 steps" in capsys.readouterr().out
+    data = EpisodeData.load(tmp_path / "so101-reach")
+    assert data.layout.fps == 30
+    assert data.layout.state_names == SPEC.state_names
+    assert data.layout.action_units == ("rad",) * 6
+
+
 def test_nobody_demonstrates_other_robots():
     assert {*DEMONSTRATORS} == {*ARMS}
     with pytest.raises(KeyError, match="no demonstrated robot named 'walker2d'"):

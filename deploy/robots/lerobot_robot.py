@@ -10,8 +10,8 @@ import io
 import logging
 import termios
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, redirect_stderr
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass, field, make_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from lerobot.robots import Robot
 
 _log = logging.getLogger(__name__)
+_WAIT_S = 0.002  # a serial port's read waits so long for bytes; the SDK would spin, and take the core from the planner
+_PATIENCE_MS = 200.0
+_ROUNDING_RAD = 1e-6
 # What drivers raise for a packet that was lost or garbled, a device that went away, a picture that is too old.
 _TRANSIENT = (OSError, RuntimeError, ValueError, termios.error)
 
@@ -139,15 +142,22 @@ class LeRobotRobot:
             self._connect()
         self._task.begin(seed)
         self._steps, self._reading, self._stamp_s = 0, self._wait_for_reading(), t_s
-        return self._observe(np.zeros_like(self.hold_A))
+        self._observation = self._observe(np.zeros_like(self.hold_A))
+        return self._observation
 
     def send(self, action_A: np.ndarray, /) -> Command:
-        """Make `action_A` [rad] safe and send it. Where the driver fails, the last command still holds ("bus")."""
+        """Make `action_A` [rad] safe and send it; return what the driver says it sent.
+
+        A driver may change it ("driver": lerobot's max_relative_target); where it fails, the last command holds ("bus").
+        """
         command = make_safe(action_A, self.hold_A, self.dt_s, self.limits)
         wanted = self._scale.action(command.action_A)
         self._steps += 1
-        if self._attempt("send", lambda: self._robot.send_action(wanted)) is None:
+        sent_A = self._attempt("send", lambda: self._scale.radians(self._robot.send_action(wanted)))
+        if sent_A is None:
             return Command(self.hold_A.copy(), (*command.altered_by, "bus"))
+        if not np.allclose(sent_A, command.action_A, rtol=0.0, atol=_ROUNDING_RAD):
+            command = Command(sent_A, (*command.altered_by, "driver"))
         self.hold_A = command.action_A
         return command
 
@@ -194,9 +204,13 @@ class LeRobotRobot:
         """Connect lerobot's robot. It asks its motors a hundred things, each once: one lost answer must not end it."""
         for left in reversed(range(self._cfg.connect_tries)):
             try:
+                with _patience(self._buses.values()):
+                    for bus in self._buses.values():
+                        _aim_where_it_is(bus)
+                    self._robot.connect(calibrate=False)
                 for bus in self._buses.values():
-                    _aim_where_it_is(bus)
-                return self._robot.connect(calibrate=False)
+                    bus.port_handler.ser.timeout = _WAIT_S
+                return
             except (OSError, RuntimeError, termios.error) as error:
                 self.disconnect()
                 if not left:
@@ -277,6 +291,20 @@ def _aim_where_it_is(bus: Any) -> None:
     finally:
         if bus.is_connected:
             bus.disconnect(disable_torque=False)
+
+
+@contextmanager
+def _patience(buses: Iterable[Any]) -> Iterator[None]:
+    """Let drivers wait for each answer as long as nothing moves: there is no control step to miss."""
+    handlers = [bus.port_handler for bus in buses]
+    usual = [handler.setPacketTimeout for handler in handlers]
+    for handler in handlers:
+        handler.setPacketTimeout = lambda _, wait=handler.setPacketTimeoutMillis: wait(_PATIENCE_MS)
+    try:
+        yield
+    finally:
+        for handler, wait in zip(handlers, usual, strict=True):
+            handler.setPacketTimeout = wait
 
 
 def _forget_answers(bus: Any) -> None:

@@ -19,6 +19,7 @@ import time
 import tty
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,7 +28,7 @@ import numpy as np
 import tyro
 
 from deploy.clock import Clock, MonotonicClock
-from deploy.robots.servo_arm import JOINTS, ServoArm, calibration
+from deploy.robots.servo_arm import JOINTS, TICKS_PER_RAD, ServoArm, calibration
 from deploy.robots.sts3215 import (
     BROADCAST,
     PING,
@@ -79,6 +80,26 @@ class GoalWrite:
 
     t_s: float
     ticks: Mapping[str, int]
+
+
+def violations(writes: Sequence[GoalWrite], max_rate: float, dt_s: float) -> list[str]:
+    """Return what was written against the arm's calibration or faster than `max_rate` [rad/s] in steps of `dt_s`.
+
+    Where a write was lost on the wire, the next one may be as far ahead as the time that has passed allows.
+    """
+    found = []
+    for name, entry in calibration().items():
+        seen = [(write.t_s, write.ticks[name]) for write in writes if name in write.ticks]
+        low, high = entry["range_min"], entry["range_max"]
+        found += [
+            f"{name} to {at} at {t_s:.3f} s: outside [{low}, {high}]" for t_s, at in seen if not low <= at <= high
+        ]
+        for (t0_s, before), (t1_s, at) in pairwise(seen):
+            steps = max(1, round((t1_s - t0_s) / dt_s))
+            most = max_rate * steps * dt_s * TICKS_PER_RAD + 1.5  # ticks are whole numbers
+            if abs(at - before) > most:
+                found.append(f"{name} from {before} to {at} at {t1_s:.3f} s: further than {most:.0f}")
+    return found
 
 
 class ServoBus:
