@@ -60,7 +60,8 @@ def open_session(cfg: RunConfig, parts: Parts, folder: Path, stop: Interrupts) -
     log = Log(folder, stop.shield)
     log.event(RunRecord(cfg.preset, cfg.robot, cfg.seed, parts.robot.dt_s, cfg.faults, parts.fault_s))
     robot = parts.robot
-    body = Body(robot.dt_s, len(robot.hold_A), robot.hold_A, robot.limits)
+    action = robot_spec(cfg.robot, cfg.version).action
+    body = Body(robot.dt_s, action.size, None if action.positions else robot.hold_A, robot.limits)
     if cfg.time == "lockstep":
         return Session(cfg, robot, partial(OwnMind, cfg, parts.agent, body), log, parts.fault_s)
     states = robot_spec(cfg.robot, cfg.version).state_size

@@ -61,6 +61,31 @@ class OwnConfig:
 
 
 @dataclass(frozen=True)
+class DemosConfig:
+    """How many episodes of a scripted demonstrator, and where to."""
+
+    name: str
+    """Folder of the data set under the output folder."""
+    robot: str
+    episodes: int = 300
+    noise: float = 0.05
+    """Standard deviation of smooth noise on its actions [rad]: data around what it does, not on that alone."""
+    seed: int = 0
+    out: Path = Path("data")
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.workers < 1:
+            raise ValueError(f"episodes and workers must be >= 1, got {self.episodes} and {self.workers}")
+
+
+DEMOS: dict[str, tuple[str, DemosConfig]] = {
+    "so101-reach": ("the SO-101 brings its tip to random points (a minute)", DemosConfig("so101-reach", "so101")),
+    "so101-push": ("the SO-101 pushes a block to random places", DemosConfig("so101-push", "so101_push")),
+}
+
+
+@dataclass(frozen=True)
 class GoalsConfig:
     """How many episodes of random goals, pursued by the oracle planner, and where to."""
 
@@ -101,11 +126,12 @@ def main(argv: list[str] | None = None) -> int:
     defaults = {name: (text, CollectConfig(recipe, policies=tyro.MISSING)) for name, (text, recipe) in RECIPES.items()}
     try:
         config = in_one_line(
-            lambda: tyro.extras.overridable_config_cli({**defaults, **OWN, **GOALS}, args=argv, prog="surefoot collect")
+            lambda: tyro.extras.overridable_config_cli(
+                {**defaults, **OWN, **GOALS, **DEMOS}, args=argv, prog="surefoot collect"
+            )
         )
         if not isinstance(config, CollectConfig):
-            made = run_own if isinstance(config, OwnConfig) else run_goals
-            print(f"{config.out / config.name}: {made(config, Console(stderr=True))}")  # pyright: ignore
+            print(f"{config.out / config.name}: {_run_other(config, Console(stderr=True))}")
             return 0
         done = run(config, Console(stderr=True))
     except KeyboardInterrupt:
@@ -134,6 +160,16 @@ def run(config: CollectConfig, console: Console) -> Collected:
             progress.update(frames, completed=episodes, visible=True)
 
         return collect_dataset(config.recipe, config.policies, config.out, config.workers, report, report_written)
+
+
+def _run_other(config: OwnConfig | GoalsConfig | DemosConfig, console: Console) -> str:
+    match config:
+        case OwnConfig():
+            return run_own(config, console)
+        case GoalsConfig():
+            return run_goals(config, console)
+        case DemosConfig():
+            return run_demos(config, console)
 
 
 def run_own(config: OwnConfig, console: Console) -> str:
@@ -165,8 +201,27 @@ def run_goals(config: GoalsConfig, console: Console) -> str:
     )
 
 
+def run_demos(config: DemosConfig, console: Console) -> str:
+    """Let the demonstrator act and write what it did; return a line about it. An interrupted collection goes on where it was."""
+    from configs.limits import LIMITS
+    from deploy.demonstrate import demonstrate
+    from deploy.watch import keep, side_by_side
+
+    how = (config.robot, LIMITS[config.robot], config.noise, config.seed)
+    spool = Spool(config.out / f"{config.name}.spool" / f"{zlib.crc32(repr(how).encode()):08x}")
+    made = keep(
+        spool, range(config.episodes), lambda missing: side_by_side(partial(demonstrate, *how), missing, config.workers)
+    )
+    about = {"robot": config.robot, "noise": config.noise, "seed": config.seed}
+    return write(made, config, Layout.of(robot_spec(config.robot)), about, console)
+
+
 def write(
-    made: Iterator[Episode], config: OwnConfig | GoalsConfig, layout: Layout, about: dict[str, object], console: Console
+    made: Iterator[Episode],
+    config: OwnConfig | GoalsConfig | DemosConfig,
+    layout: Layout,
+    about: dict[str, object],
+    console: Console,
 ) -> str:
     """Write the episodes as they come, then drop their spool; return a line about them."""
     folder = config.out / config.name

@@ -114,8 +114,11 @@ def _columns(target: str, names: Sequence[str]) -> np.ndarray:
     return np.array([int(target) if target.isdigit() else names.index(target)])
 
 
-def _is_writable(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.flags.writeable
+_SHAPES = ("mesh_", "bvh_", "tex_")  # never changed by a fault, and sixty megabytes of an arm
+
+
+def _is_mutable(name: str, value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.flags.writeable and not name.startswith(_SHAPES)
 
 
 class ModelEffects:
@@ -124,7 +127,7 @@ class ModelEffects:
     def __init__(self, env: Any) -> None:
         self._model, self._data = env.model, env.data
         arrays = {name: getattr(self._model, name) for name in dir(self._model)}
-        self._pristine = {name: value.copy() for name, value in arrays.items() if _is_writable(value)}
+        self._pristine = {name: value.copy() for name, value in arrays.items() if _is_mutable(name, value)}
         self._angles: dict[str, float] = {}  # of the locked joints
         self._applied: tuple[Fault, ...] = ()
         self._pushing = False

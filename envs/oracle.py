@@ -37,6 +37,8 @@ class SimulatorDynamics:
         self._spec: RobotSpec = env.get_wrapper_attr("robot_spec")
         if not self._spec.bodies:
             raise ValueError(f"{self._spec.name} has no MuJoCo model to roll out")
+        if self._spec.reward_distance:
+            raise ValueError(f"the state of {self._spec.name} is not that of its simulation: it cannot be the model")
         self._env = env
         self._faults = _fault_wrapper(env)
         self._quick = quick

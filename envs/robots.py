@@ -1,7 +1,8 @@
 """The robots in simulation: what each one is (ROBOTS), how to make it (make_env), and how to read its state and reward.
 
 Walker2d, hopper and half-cheetah are Gymnasium's own environments and models. The default, version "v4", is the model
-that D4RL used: the walker's feet have friction 0.9 and 1.9, and the alive bonus is paid on every step, also the last.
+that D4RL used: the walker's feet have friction 0.9 and 1.9, and the alive bonus is paid on every step, also the last. The arm
+(`so101`, `so101_push`) is ours.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ class RobotSpec:
     healthy: Mapping[str, tuple[float, float]]  # reading -> open interval; outside, the episode ends
     reward_linear: Mapping[str, float]  # reading -> weight
     reward_quadratic: Mapping[str, float] = field(default_factory=dict)  # reading -> weight of its square
+    reward_distance: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """Weight of the distance [m] between two points; point "tip" is the readings tip_x, tip_y, tip_z, or those of them
+    that the other has, too."""
     reward_constant: float = 0.0
     reward_effort: float = 0.0  # weight of the sum of squared actions
     offsets: Mapping[str, float] = field(
@@ -152,8 +156,57 @@ _DOUBLE_INTEGRATOR = RobotSpec(
     reward_quadratic={"position": -1.0, "speed": -0.1},
     reward_effort=0.1,
 )
+_ARM_JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
+_ARM_LOW = np.array([-1.91986, -1.74533, -1.69, -1.65806, -2.74385, -0.17453], np.float32)
+_ARM_HIGH = np.array([1.91986, 1.74533, 1.69, 1.65806, 2.84121, 1.74533], np.float32)
+_ARM_SCALE = (0.4, 0.3, 0.15, 0.3, 0.05, 0.1, 0.3, 0.3, 0.2, 0.3, 0.15, 0.1)  # of the scripted demonstrator
 
-ROBOTS: Mapping[str, RobotSpec] = {s.name: s for s in (_WALKER, _HOPPER, _CHEETAH, _DOUBLE_INTEGRATOR)}
+
+def _arm(name: str, task: Mapping[str, tuple[str, float]], **rest: Any) -> RobotSpec:
+    """An SO-101 commanded by angles: state = angles, their mean rates over the last step, tip, then the task's columns."""
+    points = {"tip_x": ("m", 0.04), "tip_y": ("m", 0.1), "tip_z": ("m", 0.05), **task}
+    first = 2 * len(_ARM_JOINTS)
+    return RobotSpec(
+        name=name,
+        version="v4",
+        dt_s=1.0 / 30.0,
+        action=ActionSpec(_ARM_LOW, _ARM_HIGH, ("rad",) * len(_ARM_JOINTS), _ARM_JOINTS),
+        state_names=(*_ARM_JOINTS, *(f"{joint}_rate" for joint in _ARM_JOINTS), *points),
+        state_units=(*["rad"] * 6, *["rad/s"] * 6, *(unit for unit, _ in points.values())),
+        state_scale=(*_ARM_SCALE, *(scale for _, scale in points.values())),
+        columns={point: first + i for i, point in enumerate(points)},
+        healthy={},
+        reward_linear={},
+        **rest,
+    )
+
+
+_ARM_BODIES = ("base", "shoulder", "upper_arm", "lower_arm", "wrist", "gripper", "moving_jaw_so101_v1")
+_ARM_GEOMS = ("floor", "fixed_jaw_pad", "moving_jaw_pad")
+_REACH = _arm(
+    "so101",
+    {"target_x": ("m", 0.05), "target_y": ("m", 0.1), "target_z": ("m", 0.07)},
+    reward_distance={("tip", "target"): -1.0},
+    bodies=_ARM_BODIES,
+    geoms=_ARM_GEOMS,
+    max_episode_steps=150,
+)
+_PUSH = _arm(
+    "so101_push",
+    {
+        "block_x": ("m", 0.03),
+        "block_y": ("m", 0.05),
+        "target_x": ("m", 0.03),
+        "target_y": ("m", 0.05),
+    },
+    reward_distance={("block", "target"): -1.0, ("tip", "block"): -0.1},
+    bodies=(*_ARM_BODIES, "block"),
+    geoms=(*_ARM_GEOMS, "block"),
+    max_episode_steps=300,
+)
+
+_ALL = (_WALKER, _HOPPER, _CHEETAH, _DOUBLE_INTEGRATOR, _REACH, _PUSH)
+ROBOTS: Mapping[str, RobotSpec] = {s.name: s for s in _ALL}
 """Every robot, in its default version "v4" (what D4RL used)."""
 
 
@@ -198,6 +251,16 @@ def reward(spec: RobotSpec, readings: Mapping[str, Tensor], actions: Tensor) -> 
         total = total + weight * readings[key]
     for key, weight in spec.reward_quadratic.items():
         total = total + weight * readings[key].square()
+    return total + distances(spec, readings)
+
+
+def distances(spec: RobotSpec, readings: Mapping[str, Any]) -> Any:
+    """Return the sum of weight times distance [m] over the pairs of points that the reward is about; tensors or numbers."""
+    total = 0.0
+    for (one, other), weight in spec.reward_distance.items():
+        pairs = [(f"{one}_{axis}", f"{other}_{axis}") for axis in "xyz"]
+        gaps = [readings[a] - readings[b] for a, b in pairs if a in readings and b in readings]
+        total = total + weight * sum(gap * gap for gap in gaps) ** 0.5
     return total
 
 

@@ -1,4 +1,4 @@
-"""Gymnasium's robots as ours: they know their spec, and end an episode whose simulation diverged."""
+"""Robots in simulation, Gymnasium's and our arm: they know their spec, and end an episode whose simulation diverged."""
 
 from __future__ import annotations
 
@@ -49,8 +49,22 @@ class RobotEnv(gymnasium.Wrapper):
 
 def simulate(spec: RobotSpec, render_mode: str | None) -> gymnasium.Env:
     """Return the robot of a spec in simulation, in episodes of at most `max_episode_steps`."""
-    core = _double_integrator() if spec.name == "double_integrator" else _mujoco_env(spec, render_mode)
+    core = _core(spec, render_mode)
     return gymnasium.wrappers.TimeLimit(RobotEnv(core, spec), spec.max_episode_steps)
+
+
+def _core(spec: RobotSpec, render_mode: str | None) -> gymnasium.Env:
+    if spec.name == "double_integrator":
+        return _double_integrator()
+    _quiet_mujoco()
+    return _arm(spec, render_mode) if spec.name.startswith("so101") else _mujoco_env(spec, render_mode)
+
+
+def _quiet_mujoco() -> None:
+    """Otherwise MuJoCo writes MUJOCO_LOG.TXT into the working directory; RobotEnv reports what matters."""
+    import mujoco
+
+    mujoco.set_mju_user_warning(logging.getLogger("mujoco").debug)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _bad_warnings() -> list[int]:
@@ -66,9 +80,14 @@ def _double_integrator() -> gymnasium.Env:
     return DoubleIntegrator()
 
 
+def _arm(spec: RobotSpec, render_mode: str | None) -> gymnasium.Env:
+    from envs.arm import ArmEnv
+
+    return ArmEnv(spec, render_mode)
+
+
 def _mujoco_env(spec: RobotSpec, render_mode: str | None) -> gymnasium.Env:
     # The classes rather than gymnasium.make, whose deprecation notice for v4 does not concern a D4RL-equivalent model.
-    import mujoco
     from gymnasium.envs.mujoco import (
         half_cheetah_v4,
         half_cheetah_v5,
@@ -78,8 +97,6 @@ def _mujoco_env(spec: RobotSpec, render_mode: str | None) -> gymnasium.Env:
         walker2d_v5,
     )
 
-    # Otherwise MuJoCo writes MUJOCO_LOG.TXT into the working directory; RobotEnv reports what matters.
-    mujoco.set_mju_user_warning(logging.getLogger("mujoco").debug)  # pyright: ignore[reportAttributeAccessIssue]
     classes = {
         ("walker2d", "v4"): walker2d_v4.Walker2dEnv,
         ("walker2d", "v5"): walker2d_v5.Walker2dEnv,

@@ -20,6 +20,7 @@ class Observation:
     t_s: float
     state_O: np.ndarray
     image: np.ndarray | None = None  # (height, width, 3) uint8
+    image_t_s: float | None = None  # when it was taken, where the camera says
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,11 @@ class ActionSpec:
     def size(self) -> int:
         """Number of actuators."""
         return len(self.names)
+
+    @property
+    def positions(self) -> bool:
+        """Whether an action says where to be; then the last one again means to hold still."""
+        return all(unit in ("rad", "m") for unit in self.unit_A)
 
 
 @dataclass(frozen=True, slots=True)

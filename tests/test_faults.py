@@ -88,7 +88,8 @@ def test_without_faults_the_wrapper_changes_nothing(name):
     rng = np.random.default_rng(0)
     assert np.array_equal(plain.reset(seed=0)[0], wrapped.reset(seed=0)[0])
     for _ in range(30):
-        action = rng.uniform(-1, 1, plain.action_space.shape).astype(np.float32)
+        low, high = plain.action_space.low, plain.action_space.high
+        action = rng.uniform(np.maximum(low, -1), np.minimum(high, 1)).astype(np.float32)
         ours, theirs = wrapped.step(action), plain.step(action)
         assert np.array_equal(ours[0], theirs[0])
         assert ours[1:4] == theirs[1:4]

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 
 class SimRobot:
-    """An environment as a robot. The action applied after a simulated fault is reported beside the one sent."""
+    """An environment as a robot. The action applied after a simulated fault is reported beside the one sent.
+
+    One that is commanded by angles holds by keeping its last command. Pictures come from an environment that was made
+    with `render_mode="rgb_array"`.
+    """
 
     def __init__(self, env: gymnasium.Env, dt_s: float, limits: RobotLimits, episode_steps: int | None = None) -> None:
         self.dt_s, self.hold_A = dt_s, limits.hold_A
@@ -29,6 +33,7 @@ class SimRobot:
         if size != self.hold_A.shape:
             raise ValueError(f"the robot has actions {size}, its limits are for {self.hold_A.shape}")
         self._env, self._episode_steps = env, episode_steps
+        self._by_angles = False
         self._last_A, self._steps, self._state_O = self.hold_A, 0, np.zeros(0)
         self._rate_A = np.zeros(len(self.hold_A))
         self._result: tuple[Any, float, bool, bool, dict[str, Any]] | None = None
@@ -39,23 +44,32 @@ class SimRobot:
         return self._env
 
     @property
+    def info(self) -> dict[str, Any]:
+        """What the environment said about the last step; no agent may know it."""
+        return {} if self._result is None else self._result[4]
+
+    @property
     def last_A(self) -> np.ndarray:
-        """The action that was sent last, (A,); `hold` after a reset."""
+        """The action that was sent last, (A,); `hold_A` after a reset."""
         return self._last_A
 
     def reset(self, seed: int, t_s: float, /) -> Observation:
         """Put the robot at a start drawn from `seed`."""
-        state_O, _ = self._env.reset(seed=seed)
+        state_O, info = self._env.reset(seed=seed)
         self._state_O = np.array(state_O, dtype=np.float64)
-        self._last_A, self._steps, self._result = self.hold_A, 0, None
+        self._by_angles = "hold" in info
+        self._last_A = self.hold_A = info.get("hold", self.hold_A)
+        self._steps, self._result = 0, None
         self._rate_A = np.zeros(len(self.hold_A))
-        return Observation(t_s, self._state_O)
+        return self._observed(t_s)
 
     def send(self, action_A: np.ndarray, /) -> Command:
         """Make `action_A` safe, advance the simulation by one step under it, and return what was sent."""
         command = make_safe(action_A, self._last_A, self.dt_s, self.limits, self._rate_A)
         self._rate_A = (command.action_A - self._last_A) / self.dt_s
         self._last_A, self._steps = command.action_A, self._steps + 1
+        if self._by_angles:
+            self.hold_A = self._last_A
         state_O, reward, terminated, truncated, info = self._env.step(command.action_A.astype(np.float32))
         self._result = state_O, float(reward), terminated, truncated, info
         return command
@@ -70,7 +84,12 @@ class SimRobot:
         self._state_O = np.array(state_O, dtype=np.float64)
         applied_A = np.asarray(info.get("action_applied", self._last_A), dtype=np.float64)
         over = self._episode_steps is not None and self._steps >= self._episode_steps
-        return Outcome(Observation(t_s, self._state_O), reward, bool(terminated), bool(truncated) or over, applied_A)
+        return Outcome(self._observed(t_s), reward, bool(terminated), bool(truncated) or over, applied_A)
+
+    def _observed(self, t_s: float) -> Observation:
+        if getattr(self._env.unwrapped, "render_mode", None) != "rgb_array":
+            return Observation(t_s, self._state_O)
+        return Observation(t_s, self._state_O, np.array(self._env.render()), t_s)
 
     def pose(self) -> np.ndarray:
         """Return MuJoCo's joint positions, (P,); for a robot without MuJoCo, its state."""
