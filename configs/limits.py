@@ -18,4 +18,5 @@ LIMITS: dict[str, RobotLimits] = {
     "hopper": _motors(3, 1.0, 0.008),
     "halfcheetah": _motors(6, 1.0, 0.05),
     "double_integrator": _motors(1, 10.0, 0.1),
+    "dm_control:walker-walk+physics": _motors(6, 1.0, 0.025),
 }
