@@ -57,6 +57,7 @@ def searches() -> dict[str, RunConfig]:
     return {
         EVERYTHING: PRESET,
         "half the candidates": other(samples=half),
+        "half the candidates, every 2": replace(other(samples=half), plan_every=2),
         "half the horizon": other(horizon=agent.horizon // 2),
         "one iteration": other(planner=replace(agent.planner, iterations=1)),
         "plans for twice as long": replace(PRESET, plan_every=2 * PRESET.plan_every),
