@@ -9,6 +9,7 @@ from agents.adaptive import AdaptiveAgent
 from agents.learned import LearnedConfig, build_learned
 from agents.mpc import MpcAgent
 from planners.cem import Cem
+from planners.mppi import Mppi
 from planners.objectives import parse_objective
 from planners.search import SearchPlanner
 from planners.warm import WarmStart
@@ -16,6 +17,7 @@ from planners.warm import WarmStart
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from agents.oracle import TaskAgent
     from envs.robots import RobotSpec
     from planners.base import Objective, Readings
 
@@ -31,7 +33,20 @@ class LinearConfig:
     """Candidates per iteration."""
 
 
-AgentConfig = LinearConfig | LearnedConfig
+@dataclass(frozen=True)
+class OracleConfig:
+    """A task of dm_control's suite, planned with a simulation of its own: what it knows is in envs/oracle.py."""
+
+    planner: Cem | Mppi = field(default_factory=lambda: Cem(trust=float("inf")))
+    horizon: int = 20
+    """Control steps that a plan looks ahead."""
+    samples: int = 64
+    """Candidates per iteration."""
+    init_std: float = 0.5
+    """Of the first candidates around the last plan, in half ranges of the actuators."""
+
+
+AgentConfig = LinearConfig | LearnedConfig | OracleConfig
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,11 @@ class TaskReward:
     """Minus the task's own reward, summed over the horizon."""
 
     spec: RobotSpec
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The readings that the reward is made of."""
+        return (*self.spec.reward_linear, *self.spec.reward_quadratic)
 
     def __call__(self, readings: Readings, actions_BSHA: Tensor, /) -> Tensor:
         """Return the cost per candidate, (B, S)."""
@@ -53,7 +73,7 @@ def build_agent(
     """Return the agent; `objective` "" is the task's own. Raises ValueError for one that the robot cannot read."""
     if isinstance(cfg, LearnedConfig):
         return build_learned(cfg, spec, objective, adapt, seed)
-    return _linear(cfg, spec, objective)
+    return _oracle(cfg, spec, objective) if isinstance(cfg, OracleConfig) else _linear(cfg, spec, objective)
 
 
 def _linear(cfg: LinearConfig, spec: RobotSpec, objective: str) -> MpcAgent:
@@ -62,14 +82,9 @@ def _linear(cfg: LinearConfig, spec: RobotSpec, objective: str) -> MpcAgent:
 
     if spec.name != "double_integrator":
         raise ValueError(f"the linear agent knows the double_integrator only, got {spec.name!r}")
-    dynamics = LinearDynamics()
-
-    def planner_for(text: str) -> WarmStart:
-        return WarmStart(replace(planner, objective=_objective(spec, text)))
-
     planner = SearchPlanner(
         method=cfg.planner,
-        dynamics=dynamics,
+        dynamics=LinearDynamics(),
         readout=lambda z_BSHD: readings(spec, z_BSHD),
         objective=_objective(spec, objective),
         action=spec.action,
@@ -77,14 +92,43 @@ def _linear(cfg: LinearConfig, spec: RobotSpec, objective: str) -> MpcAgent:
         horizon=cfg.horizon,
         samples=cfg.samples,
     )
-    return MpcAgent(WarmStart(planner), dynamics, spec.dt_s, spec.action.size, planner_for)
+    return _warm(MpcAgent, planner, spec)
+
+
+def _oracle(cfg: OracleConfig, spec: RobotSpec, objective: str) -> TaskAgent:
+    from agents.oracle import TaskAgent
+    from envs.oracle import TaskDynamics
+
+    dynamics = TaskDynamics(spec)
+    planner = SearchPlanner(
+        method=cfg.planner,
+        dynamics=dynamics,
+        readout=dynamics.readings,
+        objective=_objective(spec, objective),
+        action=spec.action,
+        dt_s=spec.dt_s,
+        horizon=cfg.horizon,
+        samples=cfg.samples,
+        init_std=cfg.init_std,
+        correlation=cfg.planner.correlation,
+    )
+    return _warm(TaskAgent, planner, spec)
+
+
+def _warm[A: MpcAgent](kind: type[A], planner: SearchPlanner, spec: RobotSpec) -> A:
+    """Return an agent that begins each search at its last plan, and composes the planner of another objective."""
+
+    def planner_for(text: str) -> WarmStart:
+        return WarmStart(replace(planner, objective=_objective(spec, text)))
+
+    return kind(WarmStart(planner), planner.dynamics, spec.dt_s, spec.action.size, planner_for)
 
 
 def _objective(spec: RobotSpec, text: str) -> Objective:
     if not text:
         return TaskReward(spec)
-    objective = parse_objective(text)
-    known = {*spec.columns, "alive"}
+    objective = parse_objective(text, TaskReward(spec))
+    known = {*spec.columns, *spec.reward_linear, "alive"}
     if missing := set(objective.reads) - known:
         raise ValueError(f"objective {text!r} reads {sorted(missing)}, {spec.name} shows {sorted(known)}")
     return objective

@@ -10,7 +10,7 @@ import torch
 from torch import Generator
 
 from agents.mpc import MpcAgent
-from envs.oracle import SimulatorDynamics
+from envs.oracle import SimulatorDynamics, TaskDynamics
 from planners.warm import WarmStart
 
 if TYPE_CHECKING:
@@ -57,3 +57,13 @@ class OracleAgent(MpcAgent):
         else:
             self.planner = search
         return super().plan(observation, committed_KA)
+
+
+class TaskAgent(MpcAgent):
+    """Plans a dm_control task with a simulation of its own, never the running one."""
+
+    def begin_episode(self, episode: int, seed: int, /) -> None:
+        """Forget the last plan, and begin the same episode in the model."""
+        super().begin_episode(episode, seed)
+        if isinstance(self.ahead, TaskDynamics):
+            self.ahead.begin_episode(seed)

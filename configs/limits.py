@@ -31,4 +31,5 @@ LIMITS: dict[str, RobotLimits] = {
     "double_integrator": _motors(1, 10.0, 0.1),
     "so101": _positions("so101", tuple(HOME_A.tolist()), _ARM_RATE),
     "so101_push": _positions("so101_push", tuple(HOME_A.tolist()), _ARM_RATE),
+    "dm_control:walker-walk+physics": _motors(6, 1.0, 0.025),
 }

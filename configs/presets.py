@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from agents.build import LinearConfig
+from agents.build import LinearConfig, OracleConfig
 from agents.learned import LearnedConfig
 from configs.limits import LIMITS
 from deploy.config import RunConfig
+from planners.cem import Cem
 
 _LINEAR = RunConfig(
     preset="linear-cem",
@@ -67,11 +68,27 @@ _CHEETAH = replace(
     plan_every=1,  # its control step is six times as long
 )
 
+_DM_WALKER = RunConfig(
+    preset="dm-walker-oracle",
+    robot="dm_control:walker-walk+physics",
+    limits=LIMITS["dm_control:walker-walk+physics"],
+    agent=OracleConfig(planner=Cem(elites=8, iterations=2, trust=float("inf")), horizon=24, samples=24),
+    plan_every=3,
+    plan_latency_s=0.0,
+    control_arm=False,
+    adapt=False,
+    max_episodes=1,
+)
+
 PRESETS: dict[str, tuple[str, RunConfig]] = {
     "walker-broken-ankle": ("diffusion MPC walks, its left ankle breaks, the model adapts", _BROKEN_ANKLE),
     "walker": ("diffusion MPC walks, with whatever goal and faults are asked for", _WALKER),
     "hopper": ("the same on one leg", _HOPPER),
     "halfcheetah": ("the same on a body that cannot fall", _CHEETAH),
     "linear-cem": ("a point mass, CEM with its exact model", _LINEAR),
+    "dm-walker-oracle": (
+        "a task of dm_control, CEM with the simulator as its model: 0 s charged for planning",
+        _DM_WALKER,
+    ),
     "smoke": ("a few seconds: the point mass loses half its force; no checkpoint needed", _SMOKE),
 }

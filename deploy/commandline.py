@@ -24,13 +24,31 @@ def complain(message: str, code: int = 2) -> int:
 
 
 def overridden(base: RunConfig, args: Sequence[str], prog: str) -> RunConfig:
-    """Return `base` with the options of `args`. Raises ValueError, in one line; --help prints and raises SystemExit."""
+    """Return `base` with the options of `args`; `--env ROBOT` among them takes another robot, with all of its range.
+
+    Raises ValueError or KeyError, in one line; --help prints and raises SystemExit.
+    """
     if any(arg in HELP for arg in args):
         return _tyro(base, ["--help"], prog)[0]
+    base, args = _on(base, args)
     cfg, unknown = in_one_line(lambda: _tyro(base, args, prog))
     if unknown:
-        refuse_unknown(unknown, list(option_names(base)))
+        refuse_unknown(unknown, ["--env", *option_names(base)])
     return cfg
+
+
+def _on(base: RunConfig, args: Sequence[str]) -> tuple[RunConfig, Sequence[str]]:
+    """Return the preset on the robot that `--env` names, and the other arguments."""
+    if "--env" not in args:
+        return base, args
+    from deploy.robots.sim import limits_of
+    from envs.robots import robot_spec
+
+    at = args.index("--env")
+    if at + 1 == len(args):
+        raise ValueError("--env needs a robot, for example dm_control:cheetah-run")
+    spec = robot_spec(args[at + 1], base.version)
+    return replace(base, robot=spec.name, limits=limits_of(spec)), [*args[:at], *args[at + 2 :]]
 
 
 def in_one_line[T](parse: Callable[[], T]) -> T:
@@ -79,7 +97,7 @@ def _gist(box: str) -> str:
 def resolve(args: Sequence[str], presets: Mapping[str, tuple[str, RunConfig]], prog: str) -> RunConfig:
     """Return the config for `PRESET [--overrides]` or `--config FILE [--overrides]`.
 
-    Raises ValueError, in one line, for an unknown preset, a misspelt option or a bad value.
+    Raises ValueError or KeyError, in one line, for an unknown preset or robot, a misspelt option or a bad value.
     """
     bases = {name: cfg for name, (_, cfg) in presets.items()}
     if args and args[0] == "--config":
@@ -111,7 +129,7 @@ def usage(presets: Mapping[str, tuple[str, RunConfig]], prog: str) -> str:
             f"usage: {prog} PRESET [--overrides]",
             f"       {prog} --config runs/.../config.yaml [--overrides]",
             "",
-            "presets (PRESET --help lists what can be overridden):",
+            "presets (PRESET --help lists what can be overridden; --env ROBOT takes another robot):",
             *lines,
         ]
     )

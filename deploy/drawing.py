@@ -34,7 +34,7 @@ class GlPainter:
         """Return the rendered picture."""
         self._data.qpos[:] = pose
         self._kinematics(self._model, self._data)
-        self._camera.lookat[:] = (pose[0], 0.0, 0.8)
+        self._camera.lookat[:] = (self._data.xpos[1, 0], 0.0, 0.8)
         self._renderer.update_scene(self._data, self._camera)
         return self._renderer.render().copy()
 
@@ -55,7 +55,7 @@ class CapsulePainter:
         """Return the drawn picture."""
         self._data.qpos[:] = pose
         self._kinematics(self._model, self._data)
-        canvas = Canvas(centre_x=float(pose[0]), low=-0.25, metres=2.2)
+        canvas = Canvas(centre_x=float(self._data.xpos[1, 0]), low=-0.25, metres=2.2)
         canvas.ground()
         for n in self._geoms:
             half = self._data.geom_xmat[n].reshape(3, 3)[:, 2] * self._model.geom_size[n, 1]

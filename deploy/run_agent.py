@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import traceback
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def speed_of(cfg: RunConfig) -> Callable[[np.ndarray], float]:
-    """Return the function that reads the forward speed [m/s] from a state (O,)."""
+    """Return the function that reads the forward speed [m/s] from a state (O,); NaN for a robot that does not report it."""
     from envs.robots import robot_spec
 
-    column = robot_spec(cfg.robot, cfg.version).columns["speed"]
-    return lambda state_O: float(state_O[column])
+    column = robot_spec(cfg.robot, cfg.version).columns.get("speed")
+    return lambda state_O: math.nan if column is None else float(state_O[column])
 
 
 @dataclass

@@ -95,8 +95,9 @@ def panel(
     beside = "" if arm_done is None else f"   (without adaptation: {arm_done} done)"
     rows.add_row("phase", Text(view.phase, style=f"bold {COLOURS[view.phase]}"))
     rows.add_row("episode", f"{view.episode + 1}   at {view.t_s:.2f} s{beside}")
-    if view.observation is not None:
-        rows.add_row("speed", f"{speed(view.observation.state_O):+.2f} m/s")
+    speed_m_s = math.nan if view.observation is None else speed(view.observation.state_O)
+    if math.isfinite(speed_m_s):
+        rows.add_row("speed", f"{speed_m_s:+.2f} m/s")
     rows.add_row("surprise", _surprise(view))
     rows.add_row("plan", f"{view.plan_ms:.1f} ms   age {view.plan_age_ms:.0f} ms")
     rows.add_row("adapting", _adapting(view, history))

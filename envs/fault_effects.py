@@ -131,6 +131,14 @@ class ModelEffects:
         self._angles: dict[str, float] = {}  # of the locked joints
         self._applied: tuple[Fault, ...] = ()
         self._pushing = False
+        self._written = {name: value.copy() for name, value in self._pristine.items()}
+
+    def learn(self) -> None:
+        """Take what a reset has changed in the model, say where the target is, for the body as it should be."""
+        for name, before in self._written.items():
+            now = getattr(self._model, name)
+            changed = now != before
+            self._pristine[name][changed] = before[changed] = now[changed]
 
     def apply(self, faults: Sequence[Fault]) -> None:
         """Make the model that of the active faults; a joint whose lock begins is held at its present angle."""
@@ -171,6 +179,7 @@ class ModelEffects:
         if angles or any(f.kind == "mass" for f in faults):
             # Masses and rotor inertias enter the softness of contacts and limits through derived constants.
             mujoco.mj_setConst(self._model, mujoco.MjData(self._model))  # pyright: ignore[reportAttributeAccessIssue]
+        self._written = {name: getattr(self._model, name).copy() for name in self._pristine}
 
     def _scale(self, faults: Sequence[Fault]) -> None:
         model = self._model
@@ -185,15 +194,19 @@ class ModelEffects:
             self._scale_friction(faults)
 
     def _scale_friction(self, faults: Sequence[Fault]) -> None:
-        # A contact takes the larger friction of its two geoms, so the floor would hide a slippery foot. All contacts
-        # with friction are between a robot geom and the floor (self-contacts are off, or frictionless in hopper's
-        # case): give the floor none, and each robot geom what results for the pair.
+        # A contact takes the larger friction of its two geoms, so the floor would hide a slippery foot. Contacts with
+        # friction are between a geom of the robot and one of the world (Gymnasium's robots have no others; where a
+        # task of dm_control has, a slippery geom slips on the world alone): give the world none, and each geom of the
+        # robot what results for the pair.
         model = self._model
+        if all(f.target == "all" for f in faults if f.kind == "friction"):
+            model.geom_friction *= np.prod(_values(faults, "friction"))
+            return
         names = [model.geom(i).name for i in range(model.ngeom)]
         floor_G = model.geom_bodyid == 0
         floor_factor = np.prod([v for g in np.flatnonzero(floor_G) for v in _values(faults, "friction", names[g])])
         factor_G = floor_factor * _factors(faults, "friction", names)
-        pair = np.maximum(model.geom_friction, model.geom_friction[floor_G].max(0))
+        pair = np.maximum(model.geom_friction, model.geom_friction[floor_G].max(0, initial=0.0))
         model.geom_friction[:] = factor_G[:, None] * pair
         model.geom_friction[floor_G] = 0.0
 
@@ -208,4 +221,5 @@ class ModelEffects:
         model.jnt_solimp[index] = (0.99, 0.999, 0.001, 0.5, 2.0)
         model.jnt_stiffness[index] = 0.0
         model.dof_armature[dof] += 1.0
-        model.actuator_gear[model.actuator_trnid[:, 0] == index] = 0.0
+        on_joint = model.actuator_trntype == 0  # mjTRN_JOINT
+        model.actuator_gear[on_joint & (model.actuator_trnid[:, 0] == index)] = 0.0

@@ -83,7 +83,7 @@ def _targets(rule: _Rule, spec: RobotSpec) -> tuple[str, ...]:
     """Legal targets by name; none where the robot lacks that part."""
     parts = {
         "actuator": spec.action.names,
-        "joint": spec.action.names if spec.bodies else (),
+        "joint": spec.joints,
         "body": spec.bodies,
         "geom": spec.geoms,
         "sensor": spec.state_names,
@@ -187,6 +187,8 @@ class FaultWrapper(gymnasium.Wrapper):
         if self._body is not None:
             self._body.unlock()
         state_O, info = self.env.reset(seed=seed, options=options)
+        if self._body is not None:
+            self._body.learn()
         self._update_body()
         self._actions.reset()
         self._sensors.reset(seed)

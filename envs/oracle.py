@@ -1,7 +1,9 @@
-"""The simulator itself as a model: the planner's `Dynamics` through mujoco.rollout, from a running robot's true state.
+"""The simulator itself as a model: the upper bound on what a learned one can do, never part of an agent on a real robot.
 
-It knows everything: positions that sensors do not report, the warm start of the solver, and the faults of the moment.
-It is the upper bound on what a learned model can do, never part of an agent on a real robot.
+`SimulatorDynamics` looks into the running robot, and knows everything: positions that sensors do not report, the warm
+start of the solver, and the faults of the moment. `TaskDynamics` is a simulation of its own of a dm_control task. It
+knows the healthy body, what the task pays, and what the sensors report: neither a fault nor the truth behind a noisy
+reading, so that plant and model differ as they would on a real robot.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import gymnasium
 import numpy as np
 
 from envs.faults import FaultWrapper
-from envs.robots import RobotSpec
+from envs.robots import DM_CONTROL, RobotSpec, readings
 from envs.shapes import check
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class SimulatorDynamics:
             raise ValueError(f"{self._spec.name} has no MuJoCo model to roll out")
         if self._spec.reward_distance:
             raise ValueError(f"the state of {self._spec.name} is not that of its simulation: it cannot be the model")
+        if self._spec.name.startswith(DM_CONTROL):
+            raise ValueError(f"{self._spec.name} is rolled out by TaskDynamics, which knows its reward")
         self._env = env
         self._faults = _fault_wrapper(env)
         self._quick = quick
@@ -92,6 +96,54 @@ class SimulatorDynamics:
         # A diverging simulation starts over at time 0 and then stands still: its clock gives it away.
         z_SHO[np.abs(states_SHX[..., 0] - due_H) > slack_s] = np.nan
         return z_SHO
+
+
+class TaskDynamics:
+    """Predicts by running a dm_control task from the state that the belief ends in, one candidate after the other.
+
+    Its latents are the robot's states with the task's reward behind them. Each rollout begins from a clean slate: the
+    same state and actions give the same prediction, alone and among others. Raises ValueError for a robot whose state
+    is not all that its physics depends on.
+    """
+
+    def __init__(self, spec: RobotSpec) -> None:
+        from envs.dm import WHOLE, Simulation
+
+        if not (spec.name.startswith(DM_CONTROL) and spec.name.endswith(WHOLE)):
+            raise ValueError(
+                f"a simulation needs the whole state: use {DM_CONTROL}DOMAIN-TASK{WHOLE}, got {spec.name!r}"
+            )
+        self._spec, self._simulation = spec, Simulation(spec.name)
+        self._simulation.reset(0)
+        self._physics = len(self._simulation.physics.get_state())
+
+    def begin_episode(self, seed: int) -> None:
+        """Make the simulation that of the episode with this seed: some tasks place targets or draw the terrain anew."""
+        self._simulation.reset(seed)
+
+    def rollout(self, belief: Belief, actions_BSHA: Tensor, generators: Sequence[Generator], /) -> Tensor:
+        """Return states and rewards after each action, (B, S, H, O + 1), NaN from where the simulation diverges."""
+        sizes = check("actions", actions_BSHA, "B S H A", B=len(belief.z_BTD), A=self._spec.action.size)
+        size = self._spec.state_size
+        start_BX = belief.z_BD[:, size - self._physics : size].detach().cpu().numpy().astype(np.float64)
+        action = self._spec.action
+        commands = np.clip(actions_BSHA.detach().cpu().numpy().astype(np.float64), action.low_A, action.high_A)
+        z_BSHD = np.full((sizes["B"], sizes["S"], sizes["H"], size + 1), np.nan)
+        for b, s in np.ndindex(sizes["B"], sizes["S"]):
+            self._simulate(start_BX[b], commands[b, s], z_BSHD[b, s])
+        return actions_BSHA.new_tensor(z_BSHD)
+
+    def _simulate(self, start_X: np.ndarray, commands_HA: np.ndarray, z_HD: np.ndarray) -> None:
+        """Write what follows into `z_HD`, (H, O + 1)."""
+        self._simulation.place(start_X)
+        for action_A, z_D in zip(commands_HA, z_HD, strict=True):
+            if not self._simulation.step(action_A):
+                return
+            z_D[:-1], z_D[-1] = self._simulation.state(), self._simulation.reward()
+
+    def readings(self, z: Tensor) -> dict[str, Tensor]:
+        """Return the readings of predicted latents, (...) each; `reward` is what the task pays."""
+        return {**readings(self._spec, z[..., :-1]), "reward": z[..., -1]}
 
 
 def _mujoco() -> Any:

@@ -1,8 +1,8 @@
 """The robots in simulation: what each one is (ROBOTS), how to make it (make_env), and how to read its state and reward.
 
 Walker2d, hopper and half-cheetah are Gymnasium's own environments and models. The default, version "v4", is the model
-that D4RL used: the walker's feet have friction 0.9 and 1.9, and the alive bonus is paid on every step, also the last. The arm
-(`so101`, `so101_push`) is ours.
+that D4RL used: the walker's feet have friction 0.9 and 1.9, and the alive bonus is paid on every step, also the last.
+The arm (`so101`, `so101_push`) is ours; the tasks of dm_control's suite are robots too, named `dm_control:DOMAIN-TASK` (envs/dm.py).
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VERSIONS = ("v4", "v5")
+DM_CONTROL = "dm_control:"
+"""How the names of dm_control's tasks begin."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class RobotSpec:
     state_scale: tuple[float, ...]  # typical standard deviation of each sensor while it moves; one "normalised unit"
     columns: Mapping[str, int]  # reading -> state column
     healthy: Mapping[str, tuple[float, float]]  # reading -> open interval; outside, the episode ends
-    reward_linear: Mapping[str, float]  # reading -> weight
+    reward_linear: Mapping[str, float]  # reading -> weight; "reward" is what a simulated task itself pays
     reward_quadratic: Mapping[str, float] = field(default_factory=dict)  # reading -> weight of its square
     reward_distance: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """Weight of the distance [m] between two points; point "tip" is the readings tip_x, tip_y, tip_z, or those of them
@@ -46,6 +48,7 @@ class RobotSpec:
         default_factory=dict
     )  # reading - state column: [m] for a height from the rest pose
     rate_limit: float = float("inf")  # velocities in the state are clipped to this
+    joints: tuple[str, ...] = ()  # that a fault may lock or damp
     bodies: tuple[str, ...] = ()  # of the MuJoCo model, without the world; empty if there is no such model
     geoms: tuple[str, ...] = ()
     max_episode_steps: int = 1000
@@ -87,6 +90,7 @@ def _locomotor(
         state_scale=state_scale,
         columns={"height": 0, "pitch": 1, "speed": len(positions)},
         reward_linear={"speed": 1.0},
+        joints=joints,
         **rest,
     )
 
@@ -213,8 +217,12 @@ ROBOTS: Mapping[str, RobotSpec] = {s.name: s for s in _ALL}
 def robot_spec(name: str, version: str = "v4") -> RobotSpec:
     """Return the constants of one robot; raises KeyError for an unknown name, ValueError for an unknown version.
 
-    Gymnasium's "v5" pays the alive bonus only while the robot is healthy.
+    Gymnasium's "v5" pays the alive bonus only while the robot is healthy. dm_control's tasks have the default alone.
     """
+    if name.startswith(DM_CONTROL):
+        from envs.dm import task_spec  # here, as the suite takes a second to load
+
+        return _only_version(task_spec(name), version)
     spec = pick(ROBOTS, name, "robot")
     if version not in VERSIONS:
         raise ValueError(f"version must be one of {VERSIONS}, got {version!r}")
@@ -222,6 +230,12 @@ def robot_spec(name: str, version: str = "v4") -> RobotSpec:
         return spec
     alive = {"alive": spec.reward_constant} if spec.reward_constant else {}
     return replace(spec, version=version, reward_constant=0.0, reward_linear={**spec.reward_linear, **alive})
+
+
+def _only_version(spec: RobotSpec, version: str) -> RobotSpec:
+    if version != spec.version:
+        raise ValueError(f"{spec.name} has one version, {spec.version!r}, got {version!r}")
+    return spec
 
 
 def readings(spec: RobotSpec, z: Tensor) -> dict[str, Tensor]:
@@ -265,7 +279,10 @@ def distances(spec: RobotSpec, readings: Mapping[str, Any]) -> Any:
 
 
 def make_env(name: str, version: str = "v4", render_mode: str | None = None) -> gymnasium.Env:
-    """Return a robot in simulation, with episodes of at most `max_episode_steps`; raises as `robot_spec` does."""
+    """Return a robot in simulation, with episodes of at most `max_episode_steps`; raises as `robot_spec` does.
+
+    With render_mode "rgb_array", `render()` gives pictures, (height, width, 3) uint8, where MuJoCo finds OpenGL.
+    """
     from envs.simulation import simulate  # here, as Gymnasium sets environment variables when imported
 
     return simulate(robot_spec(name, version), render_mode)

@@ -1,4 +1,4 @@
-"""Robots in simulation, Gymnasium's and our arm: they know their spec, and end an episode whose simulation diverged."""
+"""Simulated robots as ours: they know their spec, and end an episode whose simulation diverged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.robots import RobotSpec
+from envs.robots import DM_CONTROL, RobotSpec
 
 
 class RobotEnv(gymnasium.Wrapper):
@@ -49,15 +49,7 @@ class RobotEnv(gymnasium.Wrapper):
 
 def simulate(spec: RobotSpec, render_mode: str | None) -> gymnasium.Env:
     """Return the robot of a spec in simulation, in episodes of at most `max_episode_steps`."""
-    core = _core(spec, render_mode)
-    return gymnasium.wrappers.TimeLimit(RobotEnv(core, spec), spec.max_episode_steps)
-
-
-def _core(spec: RobotSpec, render_mode: str | None) -> gymnasium.Env:
-    if spec.name == "double_integrator":
-        return _double_integrator()
-    _quiet_mujoco()
-    return _arm(spec, render_mode) if spec.name.startswith("so101") else _mujoco_env(spec, render_mode)
+    return gymnasium.wrappers.TimeLimit(RobotEnv(_core(spec, render_mode), spec), spec.max_episode_steps)
 
 
 def _quiet_mujoco() -> None:
@@ -74,9 +66,22 @@ def _bad_warnings() -> list[int]:
     return [int(k) for k in (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC, kinds.mjWARN_BADCTRL)]
 
 
-def _double_integrator() -> gymnasium.Env:
+def _core(spec: RobotSpec, render_mode: str | None) -> gymnasium.Env:
+    if spec.name == "double_integrator":
+        return _double_integrator(render_mode)
+    _quiet_mujoco()
+    if spec.name.startswith(DM_CONTROL):
+        from envs.dm import DmEnv
+
+        return DmEnv(spec, render_mode)
+    return _arm(spec, render_mode) if spec.name.startswith("so101") else _mujoco_env(spec, render_mode)
+
+
+def _double_integrator(render_mode: str | None) -> gymnasium.Env:
     from envs.linear import DoubleIntegrator
 
+    if render_mode is not None:
+        raise ValueError(f"double_integrator draws no pictures: render_mode must be None, got {render_mode!r}")
     return DoubleIntegrator()
 
 

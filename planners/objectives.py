@@ -194,7 +194,7 @@ def legal_kinds() -> str:
     return ", ".join(f"{kind}:{ranges[kind]} [{unit}]" if unit else kind for kind, (unit, _) in KINDS.items())
 
 
-def parse_objective(text: str, run: ReturnToGo | None = None, fall_penalty: float = 100.0) -> WeightedSum:
+def parse_objective(text: str, run: Term | None = None, fall_penalty: float = 100.0) -> WeightedSum:
     """Return the objective that `text` names: `[WEIGHT*]KIND[:VALUE[,VALUE]]`, joined by `+`: `speed:1.5+0.1*effort`.
 
     `run` is the task's own objective. Tracked quantities bring `Alive(fall_penalty)` along, so that falling is never a
@@ -207,7 +207,7 @@ def parse_objective(text: str, run: ReturnToGo | None = None, fall_penalty: floa
     return WeightedSum(terms)
 
 
-def _term(part: str, run: ReturnToGo) -> tuple[float, Term]:
+def _term(part: str, run: Term) -> tuple[float, Term]:
     head, star, tail = part.partition("*")
     kind, _, arguments = (tail if star else part).partition(":")
     try:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import gymnasium
 
     from deploy.config import RunConfig
+    from envs.robots import RobotSpec
 
 
 class SimRobot:
@@ -107,6 +108,13 @@ def make_robot(cfg: RunConfig) -> tuple[SimRobot, float | None]:
     env = make_env(cfg.robot, cfg.version)
     robot = SimRobot(FaultWrapper(env, faults) if faults else env, spec.dt_s, cfg.limits, cfg.episode_steps)
     return robot, first_start(faults)
+
+
+def limits_of(spec: RobotSpec) -> RobotLimits:
+    """Return the whole range of each actuator, which it may cross in one control step; it holds as near to 0 as that allows."""
+    low_A, high_A = spec.action.low_A.astype(float), spec.action.high_A.astype(float)
+    rows = (low_A, high_A, (high_A - low_A) / spec.dt_s, np.clip(0.0, low_A, high_A))
+    return RobotLimits(*(tuple(row.tolist()) for row in rows))
 
 
 def first_start(faults: Sequence[Any]) -> float | None:
