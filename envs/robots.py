@@ -181,6 +181,7 @@ def _arm(name: str, task: Mapping[str, tuple[str, float]], **rest: Any) -> Robot
         columns={point: first + i for i, point in enumerate(points)},
         healthy={},
         reward_linear={},
+        joints=_ARM_JOINTS,
         **rest,
     )
 
