@@ -57,6 +57,24 @@ def _doctor() -> Main:
     return main
 
 
+def _record() -> Main:
+    from deploy.recording import main
+
+    return main
+
+
+def _replay() -> Main:
+    from deploy.replay import main
+
+    return main
+
+
+def _repair() -> Main:
+    from deploy.repair import main
+
+    return main
+
+
 COMMANDS: dict[str, tuple[str, Callable[[], Main]]] = {
     "run": ("run a preset and leave a report behind", _run),
     "collect": ("record episodes of a policy as a data set", _collect),
@@ -65,6 +83,9 @@ COMMANDS: dict[str, tuple[str, Callable[[], Main]]] = {
     "evaluate": ("measure the return of a preset over many episodes", _evaluate),
     "calibrate": ("learn what surprise looks like on a healthy robot", _calibrate),
     "export-policy": ("write a preset's planner as a policy folder for lerobot", _export_policy),
+    "record": ("record a preset's planner at work", _record),
+    "replay": ("send the recorded actions of an episode again", _replay),
+    "repair": ("mend a data set whose recording was killed", _repair),
     "doctor": ("say what this machine can do", _doctor),
 }
 

@@ -98,7 +98,7 @@ def write_dataset(
     partial = folder.with_name(f".{folder.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)
-    with _imageless():
+    with imageless():
         dataset = LeRobotDataset.create(
             repo_id=f"surefoot/{folder.name}",
             fps=layout.fps,
@@ -145,7 +145,7 @@ def _buffer(episode: Episode, layout: Layout, index: int, first_frame: int) -> d
 
 
 @contextmanager
-def _imageless() -> Iterator[None]:
+def imageless() -> Iterator[None]:
     """Spare lerobot's writer, within the context, its pass over each frame that puts images into the table.
 
     There are none here, and the pass takes a millisecond a frame and a progress bar an episode.
@@ -379,7 +379,7 @@ def _layout(info: Mapping[str, Any]) -> Layout:
 def _column(table: pyarrow.Table, name: str) -> np.ndarray:
     column = table[name].combine_chunks()
     if str(column.type).startswith(("list", "fixed_size_list")):
-        return column.flatten().to_numpy().reshape(len(column), -1)
+        return column.flatten().to_numpy().reshape(len(column), -1).astype(np.float32, copy=False)
     return column.to_numpy(zero_copy_only=False)
 
 

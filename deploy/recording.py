@@ -1,0 +1,176 @@
+"""`surefoot record PRESET --out PATH --episodes N`: the preset's planner drives its simulated robot and is recorded.
+
+Every episode stands alone, on a clock of its own that starts at 0, without adaptation: `surefoot replay` repeats it. The
+same command again goes on where the data set ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from deploy.record import Recorder, Step
+from deploy.shards import Form
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from deploy.arms import Parts
+    from deploy.config import RunConfig
+    from deploy.robots.sim import SimRobot
+    from deploy.safety import Command
+    from deploy.session import Session
+    from envs.types import Observation
+
+CONFIG, VERSIONS = "config.yaml", "surefoot.json"
+
+
+class Tapped:
+    """A robot that remembers which limits changed each command of its episode."""
+
+    def __init__(self, robot: SimRobot) -> None:
+        self._robot = robot
+        self.altered: list[tuple[str, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._robot, name)
+
+    def reset(self, seed: int, t_s: float, /) -> Observation:
+        """As the robot does."""
+        self.altered.clear()
+        return self._robot.reset(seed, t_s)
+
+    def send(self, action_A: np.ndarray, /) -> Command:
+        """As the robot does."""
+        command = self._robot.send(action_A)
+        self.altered.append(command.altered_by)
+        return command
+
+
+def form_of(cfg: RunConfig, robot: SimRobot) -> Form:
+    """Return the columns of a recording of this robot. Raises ValueError where its rate is not a whole number of Hz."""
+    from envs.dataset import Layout
+    from envs.robots import robot_spec
+
+    return Form(Layout.of(robot_spec(cfg.robot, cfg.version)), tuple(limit.name for limit in robot.limits))
+
+
+def record_episode(recorder: Recorder, cfg: RunConfig, parts: Parts, number: int) -> None:
+    """Run episode `number` of the config in lockstep, and hand it to the recorder."""
+    from deploy.arms import unlogged
+
+    robot = Tapped(parts.robot)
+    session = unlogged(
+        cfg, replace(parts, robot=cast("SimRobot", robot)), lambda history, _: not history.episodes, number
+    )
+    (done,) = session.history.episodes
+    recorder.begin(done.env_seed)
+    for step in _steps(cfg, session, robot.altered):
+        recorder.record(step)
+    after = session.view.observation
+    whole = after is not None and done.ended != "nonfinite observation"
+    recorder.end(final_O=after.state_O if after is not None and whole else None, terminated=done.ended == "terminated")
+
+
+def _steps(cfg: RunConfig, session: Session, altered: Sequence[tuple[str, ...]]) -> Iterator[Step]:
+    from envs.types import Observation
+
+    (done,) = session.history.episodes
+    for t in range(done.steps):
+        t_s = done.start_s + t * session.history.dt_s
+        goals = [goal.objective for goal in session.history.goals if goal.t_s <= t_s + 1e-9]
+        yield Step(
+            Observation(t_s, done.states_TO[t]),
+            done.requested_TA[t],
+            done.sent_TA[t],
+            altered[t],
+            done.age_T[t],
+            done.reward_T[t],
+            task=(goals or [cfg.objective])[-1] or cfg.robot,
+        )
+
+
+def versions() -> dict[str, str]:
+    """Return what a replay depends on beside the config."""
+    from importlib.metadata import version
+
+    from deploy.telemetry import commit
+
+    names = ("mujoco", "gymnasium", "numpy", "lerobot")
+    return {"surefoot": commit(), **{name: version(name) for name in names}}
+
+
+def record(cfg: RunConfig, root: Path, episodes: int) -> str:
+    """Record until the data set has so many episodes; return a line about it. Raises ValueError where it cannot."""
+    import torch
+    from rich.console import Console
+    from rich.progress import track
+
+    from deploy.arms import build
+    from deploy.config import to_yaml
+
+    torch.set_num_threads(1)
+    notes = {CONFIG: to_yaml(cfg), VERSIONS: json.dumps(versions(), indent=1, sort_keys=True) + "\n"}
+    with Recorder(root, form_of(cfg, build(cfg).robot), notes, patient=True) as recorder:
+        first = episodes_in(root, notes[CONFIG])
+        for number in track(range(first, episodes), "episodes", console=Console(stderr=True)):
+            record_episode(recorder, cfg, build(cfg), number)
+            status = recorder.wait()
+            if status.saved <= number - first:
+                why = status.ended or " ".join(status.reasons) or "the writer takes too long"
+                raise ValueError(f"episode {number} could not be kept ({why}); {episodes_in(root)} are in {root}")
+    return f"{episodes_in(root)} episodes are in {root}"
+
+
+def episodes_in(root: Path, config: str | None = None) -> int:
+    """Return how many there are. Raises ValueError where they were recorded with another config."""
+    info = root / "meta/info.json"
+    if not info.exists():
+        return 0
+    there = root / "meta" / CONFIG
+    if config is not None and (not there.exists() or there.read_text() != config):
+        raise ValueError(f"{root} was recorded with another config, see {there}: name a new folder")
+    return json.loads(info.read_text())["total_episodes"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Record episodes of a preset; return the exit code."""
+    from configs.presets import PRESETS
+    from deploy.commandline import HELP, complain, guarded, resolve
+    from deploy.interrupt import Interrupts
+
+    own = argparse.ArgumentParser(prog="surefoot record", add_help=False, allow_abbrev=False)
+    own.add_argument("--out", type=Path, required=True)
+    own.add_argument("--episodes", type=int, required=True)
+
+    def refuse(message: str) -> None:
+        raise ValueError(message)
+
+    own.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
+
+    def body() -> int:
+        if not argv or any(arg in HELP for arg in argv):
+            print(f"{own.format_usage()}{__doc__}")
+            resolve([arg for arg in argv[:1] if arg not in HELP] + ["--help"], PRESETS, own.prog)
+        known, rest = own.parse_known_args(argv)
+        if known.episodes < 1:
+            raise ValueError(f"--episodes must be >= 1, got {known.episodes}")
+        cfg = replace(resolve(rest, PRESETS, own.prog), adapt=False, control_arm=False)
+        try:
+            print(record(cfg, known.out, known.episodes))
+        except KeyboardInterrupt:
+            said = f"interrupted; {episodes_in(known.out)} of {known.episodes} episodes are in {known.out}"
+            return complain(f"{said}: give the same command again to continue", 130)
+        return 0
+
+    with Interrupts():
+        return guarded(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
