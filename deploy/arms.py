@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from deploy.config import RunConfig
     from deploy.history import History
     from deploy.loop import Agent
+    from deploy.record import Recorder
 
 OPEN = -1  # how many episodes there will be is not known yet
 
@@ -55,7 +56,9 @@ def build(cfg: RunConfig) -> Parts:
     return Parts(robot, agent, fault_s)
 
 
-def open_session(cfg: RunConfig, parts: Parts, folder: Path, stop: Interrupts) -> Session:
+def open_session(
+    cfg: RunConfig, parts: Parts, folder: Path, stop: Interrupts, recorder: Recorder | None = None
+) -> Session:
     """Return a session that is ready to run and writes into `folder`."""
     log = Log(folder, stop.shield)
     log.event(RunRecord(cfg.preset, cfg.robot, cfg.seed, parts.robot.dt_s, cfg.faults, parts.fault_s))
@@ -63,10 +66,10 @@ def open_session(cfg: RunConfig, parts: Parts, folder: Path, stop: Interrupts) -
     action = robot_spec(cfg.robot, cfg.version).action
     body = Body(robot.dt_s, action.size, None if action.positions else robot.hold_A, robot.limits)
     if cfg.time == "lockstep":
-        return Session(cfg, robot, partial(OwnMind, cfg, parts.agent, body), log, parts.fault_s)
+        return Session(cfg, robot, partial(OwnMind, cfg, parts.agent, body), log, parts.fault_s, recorder=recorder)
     states = robot_spec(cfg.robot, cfg.version).state_size
     apart = partial(remote_mind, cfg, body, states, folder)
-    return Session(cfg, robot, apart, log, parts.fault_s, clock=MonotonicClock())
+    return Session(cfg, robot, apart, log, parts.fault_s, clock=MonotonicClock(), recorder=recorder)
 
 
 def remote_mind(cfg: RunConfig, body: Body, states: int, folder: Path, tell: Tell) -> Mind:
@@ -76,10 +79,16 @@ def remote_mind(cfg: RunConfig, body: Body, states: int, folder: Path, tell: Tel
     return RemoteMind(cfg, body, states, tell, folder)
 
 
-def unlogged(cfg: RunConfig, parts: Parts, may_start: Callable[[History, int], bool], first: int = 0) -> Session:
+def unlogged(
+    cfg: RunConfig,
+    parts: Parts,
+    may_start: Callable[[History, int], bool],
+    first: int = 0,
+    recorder: Recorder | None = None,
+) -> Session:
     """Return a session that has run from episode `first` on, while `may_start(history, episode)`; its log is not kept."""
     with tempfile.TemporaryDirectory(prefix="surefoot-") as folder:
-        session = open_session(cfg, parts, Path(folder), Interrupts())
+        session = open_session(cfg, parts, Path(folder), Interrupts(), recorder)
         session.run(partial(may_start, session.history), first=first)
         session.log.close()
     return session

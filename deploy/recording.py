@@ -9,47 +9,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from deploy.record import Recorder, Step
+from deploy.record import Recorder
 from deploy.shards import Form
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from deploy.arms import Parts
     from deploy.config import RunConfig
     from deploy.robots.sim import SimRobot
-    from deploy.safety import Command
-    from deploy.session import Session
-    from envs.types import Observation
 
 CONFIG, VERSIONS = "config.yaml", "surefoot.json"
-
-
-class Tapped:
-    """A robot that remembers which limits changed each command of its episode."""
-
-    def __init__(self, robot: SimRobot) -> None:
-        self._robot = robot
-        self.altered: list[tuple[str, ...]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._robot, name)
-
-    def reset(self, seed: int, t_s: float, /) -> Observation:
-        """As the robot does."""
-        self.altered.clear()
-        return self._robot.reset(seed, t_s)
-
-    def send(self, action_A: np.ndarray, /) -> Command:
-        """As the robot does."""
-        command = self._robot.send(action_A)
-        self.altered.append(command.altered_by)
-        return command
 
 
 def form_of(cfg: RunConfig, robot: SimRobot) -> Form:
@@ -60,39 +32,11 @@ def form_of(cfg: RunConfig, robot: SimRobot) -> Form:
     return Form(Layout.of(robot_spec(cfg.robot, cfg.version)), tuple(limit.name for limit in robot.limits))
 
 
-def record_episode(recorder: Recorder, cfg: RunConfig, parts: Parts, number: int) -> None:
-    """Run episode `number` of the config in lockstep, and hand it to the recorder."""
-    from deploy.arms import unlogged
+def record_episode(recorder: Recorder, cfg: RunConfig, number: int) -> None:
+    """Run episode `number` of the config in lockstep, recorded."""
+    from deploy.arms import build, unlogged
 
-    robot = Tapped(parts.robot)
-    session = unlogged(
-        cfg, replace(parts, robot=cast("SimRobot", robot)), lambda history, _: not history.episodes, number
-    )
-    (done,) = session.history.episodes
-    recorder.begin(done.env_seed)
-    for step in _steps(cfg, session, robot.altered):
-        recorder.record(step)
-    after = session.view.observation
-    whole = after is not None and done.ended != "nonfinite observation"
-    recorder.end(final_O=after.state_O if after is not None and whole else None, terminated=done.ended == "terminated")
-
-
-def _steps(cfg: RunConfig, session: Session, altered: Sequence[tuple[str, ...]]) -> Iterator[Step]:
-    from envs.types import Observation
-
-    (done,) = session.history.episodes
-    for t in range(done.steps):
-        t_s = done.start_s + t * session.history.dt_s
-        goals = [goal.objective for goal in session.history.goals if goal.t_s <= t_s + 1e-9]
-        yield Step(
-            Observation(t_s, done.states_TO[t]),
-            done.requested_TA[t],
-            done.sent_TA[t],
-            altered[t],
-            done.age_T[t],
-            done.reward_T[t],
-            task=(goals or [cfg.objective])[-1] or cfg.robot,
-        )
+    unlogged(cfg, build(cfg), lambda history, _: not history.episodes, number, recorder)
 
 
 def versions() -> dict[str, str]:
@@ -119,7 +63,7 @@ def record(cfg: RunConfig, root: Path, episodes: int) -> str:
     with Recorder(root, form_of(cfg, build(cfg).robot), notes, patient=True) as recorder:
         first = episodes_in(root, notes[CONFIG])
         for number in track(range(first, episodes), "episodes", console=Console(stderr=True)):
-            record_episode(recorder, cfg, build(cfg), number)
+            record_episode(recorder, cfg, number)
             status = recorder.wait()
             if status.saved <= number - first:
                 why = status.ended or " ".join(status.reasons) or "the writer takes too long"

@@ -20,6 +20,7 @@ from deploy.guard import Guard, GuardConfig, Mode, Switch
 from deploy.history import History, Phase
 from deploy.loop import Operator, Outcome, Pace, Robot
 from deploy.mind import JobStarted, Mind, Tell
+from deploy.record import Recorder, Step
 from deploy.records import (
     EpisodeRecord,
     EpisodeTiming,
@@ -29,6 +30,7 @@ from deploy.records import (
     PlanRecord,
     PlanTiming,
 )
+from deploy.robots.fault import RobotFault
 from deploy.safety import Command
 from deploy.streamer import Setpoint, setpoint_at
 from planners.types import PlanStatus
@@ -140,9 +142,10 @@ class Session:
         guard: Guard | None = None,
         feed: Feed | None = None,
         operator: Operator | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         """`clock` None: simulated time. `guard` None: one that is armed and started at once, for simulated robots."""
-        self._feed, self._operator = feed, operator
+        self._feed, self._operator, self._recorder = feed, operator, recorder
         self.history, self.view = History(fault_s, robot.dt_s), View()
         switch = feed.switch if feed is not None else None
         self.guard, self._pace = guard or self_armed(cfg.guard, switch), Pace(clock or SimulatedClock(), robot.dt_s)
@@ -186,6 +189,8 @@ class Session:
         self._mind.begin(episode, seed, step)
         self._observation = self._robot.reset(seed, step * self._dt_s)
         self._trace = Trace(episode, seed, step, self._timer(), poses=[self._robot.pose()])
+        if self._recorder is not None:
+            self._recorder.begin(seed)
         self.guard.begin_episode(step * self._dt_s)
         self.view.episode, self.view.reading = episode, None
         finite = bool(np.isfinite(self._observation.state_O).all())
@@ -226,15 +231,22 @@ class Session:
         before, trace, robot = self._observation, self._trace, self._robot
         assert before is not None
         assert trace is not None
-        command = robot.send(setpoint.action_A)
-        late_s = self._pace.wait(step + 1)
-        outcome = robot.read((step + 1) * self._dt_s)
+        try:
+            command = robot.send(setpoint.action_A)
+            late_s = self._pace.wait(step + 1)
+            outcome = robot.read((step + 1) * self._dt_s)
+        except RobotFault as fault:
+            self.guard.command("hold", step * self._dt_s, str(fault))
+            self._end(step, "held", False)
+            return 0.0
         finite = bool(np.isfinite(outcome.observation.state_O).all() and np.isfinite(outcome.reward))
         if finite:
             self._mind.learn(step + 1, before, command, outcome.observation, outcome.reward)
         trace.rows.append((before, setpoint, command, outcome))
         trace.poses.append(robot.pose())
         trace.late.append(late_s)
+        if self._recorder is not None:
+            self._recorder.record(self._as_step(before, setpoint, command, outcome))
         trace.total += outcome.reward
         self._observation = outcome.observation
         self.history.nonfinite.actions += "nonfinite" in command.altered_by
@@ -249,6 +261,13 @@ class Session:
         if ended:
             self._end(step + 1, ended, outcome.terminated and finite)
         return late_s
+
+    def _as_step(self, before: Observation, setpoint: Setpoint, command: Command, outcome: Outcome) -> Step:
+        """Return a control step as it is recorded."""
+        goals, by = self.history.goals, "operator" if setpoint.source == "operator" else "planner"
+        task = (goals[-1].objective if goals else self._cfg.objective) or self._cfg.robot
+        sent_A, altered_by = command.action_A, command.altered_by
+        return Step(before, setpoint.action_A, sent_A, altered_by, setpoint.age_s, outcome.reward, by, task)
 
     def _ended(self, step: int, outcome: Outcome, finite: bool) -> str | None:
         if not finite:
@@ -281,6 +300,9 @@ class Session:
         trace = self._trace
         if trace is None or self._observation is None:
             return
+        if self._recorder is not None:
+            whole = bool(trace.rows) and ended != "nonfinite observation"
+            self._recorder.end(final_O=self._observation.state_O if whole else None, terminated=ended == "terminated")
         sizes = (len(self._observation.state_O), len(self._robot.hold_A))
         record = trace.record(self._dt_s, ended, sizes)
         with self.log.shield():
