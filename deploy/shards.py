@@ -70,8 +70,10 @@ class Form:
 def check_folder(root: Path, form: Form) -> None:
     """Raise ValueError where `root` holds anything but a data set of this form."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        if not root.resolve().parent.is_dir():
-            raise ValueError(f"{root}: there is no folder {root.resolve().parent}")
+        try:
+            root.resolve().parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{root} cannot be made: {error.strerror}") from None
         return
     try:
         info = json.loads((root / "meta/info.json").read_text())
