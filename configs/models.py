@@ -94,7 +94,26 @@ OFFLINE = {
 }
 """Models of one data set each: what a planner can make of exactly that (benchmarks/walker.py)."""
 
+
+def shown(robot: str, data: tuple[str, ...]) -> ModelConfig:
+    """Return a small model of an arm from some minutes of demonstrations, whose goals are seconds away."""
+    small = offline(robot, data)
+    return replace(
+        small,
+        proposal=replace(small.proposal, train=replace(small.proposal.train, steps=3_000)),
+        step=replace(small.step, train=replace(small.step.train, steps=8_000)),
+        value=ValuePart(
+            ValueConfig(discount=0.9, fall_penalty=0.0), replace(small.value.train, steps=2_000), small.value.data
+        ),
+        policy=replace(small.policy, train=replace(small.policy.train, steps=2_000)),
+    )
+
+
+ARM = shown("so101", ("so101-reach",))
+"""An arm that was shown what to do, in simulation or by teleoperation (`--dataset`)."""
+
 MODELS: dict[str, ModelConfig] = {
+    "arm-small": ARM,
     "walker-small": WALKER_SMALL,
     "hopper-small": sibling("hopper"),
     "halfcheetah-small": sibling("halfcheetah"),

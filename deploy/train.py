@@ -34,6 +34,8 @@ class TrainArgs:
     """All that the preset has if not given."""
     data: Path = Path("data")
     """Folder with the data sets that `surefoot collect` made."""
+    dataset: tuple[Path, ...] = ()
+    """Learn from these LeRobotDatasets alone, whatever the preset names: own recordings of the robot."""
     out: Path | None = None
     """Where weights go; checkpoints/PRESET if not given."""
     work: Path = Path("runs/training")
@@ -53,7 +55,9 @@ def part_config(args: TrainArgs, part: str) -> tuple[ModelConfig, TrainConfig]:
         raise ValueError(f"{args.preset} has no part {part!r}: leave it out of --parts")
     if args.steps is not None:
         own = replace(own, train=replace(own.train, steps=args.steps))
-    if args.skip_missing:
+    if args.dataset:
+        own = replace(own, data=tuple(str(path.absolute()) for path in args.dataset))
+    elif args.skip_missing:
         there = tuple(name for name in own.data if (args.data / name).is_dir())
         own = replace(own, data=there or cfg.proposal.data)
     return replace(cfg, **{part: own}), own.train

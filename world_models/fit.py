@@ -23,9 +23,6 @@ from world_models.step import StepConfig, StepModel
 from world_models.training import Loss, TrainConfig
 from world_models.value import ValueConfig, ValueEnsemble
 
-UNFINISHED = 250
-"""Control steps before a time limit whose return-to-go says little: the reward after the limit was never seen."""
-
 
 @dataclass(frozen=True)
 class DiffusionPart:
@@ -224,12 +221,17 @@ def step_task(cfg: ModelConfig, folder: Path) -> Task:
     return Task(model, loss, heldout, card, finish)
 
 
+def unfinished(discount: float) -> int:
+    """Return for how many steps before a time limit the return-to-go says little: the reward after the limit was never seen."""
+    return round(2.5 / (1.0 - discount))
+
+
 def value_rows(data: EpisodeData, cfg: ValueConfig) -> tuple[Tensor, Tensor]:
     """Return states and their discounted return-to-go, without the last steps before a time limit."""
     returns_N = data.returns_to_go(cfg.discount, cfg.fall_penalty)
     keep_N = np.ones(len(returns_N), bool)
     for end in np.flatnonzero(data.truncated_N & ~data.terminated_N):
-        keep_N[max(0, end - UNFINISHED + 1) : end + 1] = False
+        keep_N[max(0, end - unfinished(cfg.discount) + 1) : end + 1] = False
     return torch.from_numpy(data.state_NO[keep_N]), torch.from_numpy(returns_N[keep_N]).float()
 
 
