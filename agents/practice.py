@@ -29,6 +29,7 @@ from world_models.fit import batches
 from world_models.normaliser import Normaliser
 from world_models.policy import Policy, PolicyConfig
 from world_models.step import UNBOUNDED, StepModel
+from world_models.trim import Trim
 from world_models.value import ValueConfig, ValueEnsemble
 
 
@@ -36,7 +37,7 @@ from world_models.value import ValueConfig, ValueEnsemble
 class PracticeConfig:
     """How much is practised in a round, and how it is learned from."""
 
-    rounds: int = 14
+    rounds: int = 20
     episodes: int = 72
     """Of each round."""
     episode_steps: int = 400
@@ -92,14 +93,15 @@ class Practised:
 class Side:
     """Robots side by side: what each has seen and done, and the actions that are due."""
 
-    def __init__(self, spec: RobotSpec, seeds: Sequence[int], starts_NO: np.ndarray) -> None:
+    def __init__(self, spec: RobotSpec, seeds: Sequence[int], starts_NO: np.ndarray, moving: float = MOVING) -> None:
+        """A share `moving` of them begins in one of `starts_NO`."""
         self.spec, self.seeds = spec, seeds
         self.goal_BG = torch.full((len(seeds), len(READINGS)), torch.nan)
         self.envs = [make_env(spec.name, spec.version) for _ in seeds]
         self.noise = [np.random.default_rng(seed) for seed in seeds]
         self.states = [[env.reset(seed=seed)[0]] for env, seed in zip(self.envs, seeds, strict=True)]
         for env, states, rng in zip(self.envs, self.states, self.noise, strict=True):
-            if rng.random() < MOVING:
+            if rng.random() < moving:
                 states[0] = starts_NO[rng.integers(len(starts_NO))]
                 place(env, states[0].astype(np.float64))
         self.actions: list[list[np.ndarray]] = [[] for _ in seeds]
@@ -178,6 +180,33 @@ def practise(
         if not side.live:
             break
     return side.episodes()
+
+
+SPEEDS = (-1.3, -1.0, -0.7, -0.4, 0.0, 0.4, 0.8, 1.2, 1.6, 2.0, 2.4, 2.8, 3.1, 3.4)
+"""That are asked for to see what comes of it [m/s]."""
+SETTLE_STEPS = 1000
+"""Control steps until then; the later half counts."""
+TRIES = 3
+
+
+def reached(model: GoalModel, cfg: PracticeConfig, spec: RobotSpec) -> Trim | None:
+    """Return what comes of asking for each of SPEEDS; None where the robot falls too often to tell."""
+    seeds = [cfg.seed * 1_000_003 + 50_000_000 + i for i in range(len(SPEEDS) * TRIES)]
+    side = Side(spec, seeds, np.empty((0, spec.state_size), np.float32), 0.0)
+    side.goal_BG[:, READINGS.index("speed")] = torch.tensor(SPEEDS).repeat_interleave(TRIES)
+    for t in range(SETTLE_STEPS):
+        if t % cfg.plan_every == 0:
+            side.plan(model, cfg)
+        side.act(0.0)
+        if not side.live:
+            break
+    column, rows = spec.columns["speed"], []
+    for n, asked in enumerate(SPEEDS):
+        stood = [i for i in range(n * TRIES, (n + 1) * TRIES) if not side.fell[i]]
+        if stood:
+            came = [float(np.stack(side.states[i])[SETTLE_STEPS // 2 :, column].mean()) for i in stood]
+            rows.append((asked, float(np.median(came))))
+    return Trim(*zip(*rows, strict=True)) if len(rows) > 1 else None
 
 
 def refit_step(

@@ -18,8 +18,8 @@ import torch
 import tyro
 from rich.console import Console
 
-from agents.goals import PRICE, READINGS, TOLERANCE, Goal
-from agents.practice import FALLING, MOVING, PracticeConfig, Practised, begin, learn, practise
+from agents.goals import ENDS, PRICE, READINGS, TOLERANCE, Goal
+from agents.practice import FALLING, MOVING, PracticeConfig, Practised, begin, learn, practise, reached
 from configs.models import PRACTICE, Practice
 from deploy.commandline import complain, guarded, in_one_line
 from deploy.telemetry import commit
@@ -29,7 +29,17 @@ from envs.episodes import Episode, Spool
 from envs.robots import RobotSpec, readings, robot_spec
 from envs.tasks import read_tasks
 from planners.objectives import parse_objective
-from world_models.checkpoint import GOAL_PARTS, GOALS, GoalModel, load_goals, load_part, read_card, save_part
+from world_models.checkpoint import (
+    GOAL_PARTS,
+    GOALS,
+    TRIM,
+    GoalModel,
+    load_goals,
+    load_part,
+    read_card,
+    save_part,
+    write_trim,
+)
 from world_models.fit import load
 
 
@@ -93,7 +103,7 @@ def save(model: GoalModel, folder: Path, about: dict[str, Any], cfg: PracticeCon
 
 def made_with(folder: Path, names: Sequence[str], cfg: PracticeConfig) -> int:
     """Return a checksum of what practice depends on, but for the number of rounds: another one is another practice."""
-    rules = (names, replace(cfg, rounds=1), TOLERANCE, PRICE, FALLING, MOVING)
+    rules = (names, replace(cfg, rounds=1), TOLERANCE, PRICE, ENDS, FALLING, MOVING)
     path = folder / "step.safetensors"
     return zlib.crc32(path.read_bytes() if path.exists() else b"", zlib.crc32(repr(rules).encode()))
 
@@ -149,6 +159,11 @@ def run(args: PractiseArgs, console: Console) -> None:
         model = learn(model, teacher, practised, data, cfg, spec, cfg.seed + number)
         save(model, work / f"round-{number}", about, cfg)
     save(model, out / GOALS, about, cfg, last=True)
+    (out / GOALS / TRIM).unlink(missing_ok=True)
+    trim = reached(model, cfg, spec)
+    if trim is not None:
+        write_trim(out / GOALS / TRIM, trim)
+        console.print(f"speeds asked for {trim.asked}, and what came {tuple(round(x, 2) for x in trim.came)}")
     console.print(f"wrote {out / GOALS}", highlight=False, soft_wrap=True)
 
 

@@ -22,7 +22,7 @@ import torch
 from agents.mpc import MpcAgent, look_ahead
 from envs.episodes import Episode, Spool
 from envs.types import Belief
-from world_models.checkpoint import GOAL_PARTS, GOALS, PARTS
+from world_models.checkpoint import GOAL_PARTS, GOALS, PARTS, TRIM
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
@@ -51,6 +51,7 @@ def made_with(cfg: RunConfig, judged: bool = False) -> int:
     names = [f"{part}.{kind}" for part in PARTS for kind in ("json", "safetensors")]
     if cfg.objective or cfg.goals:
         names += [f"{GOALS}/{part}.{kind}" for part in GOAL_PARTS for kind in ("json", "safetensors")]
+        names.append(f"{GOALS}/{TRIM}")
     for name in [*names, "surprise.json", "replay.safetensors"] if judged else names:
         path = cfg.agent.folder / name
         total = zlib.crc32(path.read_bytes() if path.exists() else b"", total)

@@ -21,6 +21,7 @@ from world_models.normaliser import Normaliser
 from world_models.policy import Policy, PolicyConfig
 from world_models.proposal import DiffusionProposal
 from world_models.step import StepConfig, StepModel
+from world_models.trim import Trim
 from world_models.value import ValueConfig, ValueEnsemble
 
 FORMAT = 1
@@ -132,9 +133,12 @@ class GoalModel:
     step: StepModel
     policy: Policy
     value: ValueEnsemble
+    speed: Trim | None = None
+    """What speed to ask for; None: the one that is wanted."""
 
 
 GOAL_PARTS = ("step", "policy", "value")
+TRIM = "speed.json"
 GOALS = "goals"
 """Folder of the goal model inside a checkpoint."""
 
@@ -155,7 +159,25 @@ class WorldModel:
 
 def load_goals(folder: Path) -> GoalModel:
     """Return the goal model in `folder`. Raises ValueError, in one line, for whatever is missing or does not fit."""
-    return GoalModel(**{part: load_part(folder, part) for part in GOAL_PARTS})  # pyright: ignore
+    parts = {part: load_part(folder, part) for part in GOAL_PARTS}
+    return GoalModel(**parts, speed=read_trim(folder / TRIM))  # pyright: ignore
+
+
+def read_trim(path: Path) -> Trim | None:
+    """Return what `write_trim` wrote, if it is there. Raises ValueError, in one line, for what is no trim."""
+    if not path.exists():
+        return None
+    try:
+        return Trim(**{key: tuple(value) for key, value in json.loads(path.read_text()).items()})
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is not a trim: {error}") from None
+
+
+def write_trim(path: Path, trim: Trim) -> None:
+    """Write a trim that is never seen half written."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(trim)) + "\n")
+    os.replace(temporary, path)
 
 
 def load_model(folder: Path) -> WorldModel:
