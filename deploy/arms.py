@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from deploy.config import RunConfig
     from deploy.history import History
     from deploy.loop import Agent
+    from deploy.realtime.feed import Feed
 
 OPEN = -1  # how many episodes there will be is not known yet
 
@@ -55,24 +56,25 @@ def build(cfg: RunConfig) -> Parts:
     return Parts(robot, agent, fault_s)
 
 
-def open_session(cfg: RunConfig, parts: Parts, folder: Path, stop: Interrupts) -> Session:
-    """Return a session that is ready to run and writes into `folder`."""
+def open_session(cfg: RunConfig, parts: Parts, folder: Path, stop: Interrupts, feed: Feed | None = None) -> Session:
+    """Return a session that is ready to run and writes into `folder`; `feed`: where others see it, and ask."""
     log = Log(folder, stop.shield)
     log.event(RunRecord(cfg.preset, cfg.robot, cfg.seed, parts.robot.dt_s, cfg.faults, parts.fault_s))
     robot = parts.robot
     body = Body(robot.dt_s, len(robot.hold_A), robot.hold_A, robot.limits)
+    shown: dict[str, Any] = {} if feed is None else {"feed": feed, "operator": feed.hand}
     if cfg.time == "lockstep":
-        return Session(cfg, robot, partial(OwnMind, cfg, parts.agent, body), log, parts.fault_s)
+        return Session(cfg, robot, partial(OwnMind, cfg, parts.agent, body, feed=feed), log, parts.fault_s, **shown)
     states = robot_spec(cfg.robot, cfg.version).state_size
-    apart = partial(remote_mind, cfg, body, states, folder)
-    return Session(cfg, robot, apart, log, parts.fault_s, clock=MonotonicClock())
+    apart = partial(remote_mind, cfg, body, states, folder, feed)
+    return Session(cfg, robot, apart, log, parts.fault_s, clock=MonotonicClock(), **shown)
 
 
-def remote_mind(cfg: RunConfig, body: Body, states: int, folder: Path, tell: Tell) -> Mind:
+def remote_mind(cfg: RunConfig, body: Body, states: int, folder: Path, feed: Feed | None, tell: Tell) -> Mind:
     """Return a mind in processes of its own."""
     from deploy.realtime.remote import RemoteMind
 
-    return RemoteMind(cfg, body, states, tell, folder)
+    return RemoteMind(cfg, body, states, tell, folder, feed)
 
 
 def unlogged(cfg: RunConfig, parts: Parts, may_start: Callable[[History, int], bool], first: int = 0) -> Session:
