@@ -1,7 +1,6 @@
 """The live view: what it draws of real sessions, what its visitors may do, and that no session ever waits for it."""
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -223,7 +222,7 @@ def test_a_page_shows_the_newest_frame(page):
         assert {"/robot/1", "/ground", "/foreseen"} <= visitor.nodes
         assert 'id="gauge" style="width: 38%' in visitor.html
         assert "plan age 50.0 ms" in visitor.html
-        assert visitor.elements.keys() == {"EMERGENCY STOP", "token"}
+        assert until(lambda: visitor.elements.keys() == {"EMERGENCY STOP", "token"})
 
 
 def test_anybody_may_stop_the_robot(page):
@@ -380,7 +379,7 @@ def test_a_recording_holds_geoms_numbers_actions_and_what_was_said(tmp_path, wal
     view.draw()
     view.close()
     text = printed(cfg.view_out)
-    for path in ("/robot/1", "/robot/7", "/robot/foreseen", "/surprise/score", "/surprise/threshold", "/plan/age_s"):
+    for path in ("/robot/1", "/robot/7", "/robot/foreseen", "/surprise", "/reward", "/plan/age_s"):
         assert path in text, path
     for path in ("/loop/late_s", "/return", "/action/requested", "/action/sent", "/log"):
         assert path in text, path
@@ -411,23 +410,14 @@ def test_rerun_serves_on_loopback_only_and_its_server_ends_with_the_view(killed)
     viewer = Viewer(replace(LINEAR, view="rerun", view_port=port), feed)
     assert viewer.where == f"http://127.0.0.1:{port}?url=rerun+http://127.0.0.1:{port + 1}/proxy"
     assert until(lambda: listens(port) and listens(port + 1))
-    found = subprocess.run(
-        ["ps", "-wwo", "pid=,args=", "--ppid", str(viewer.process.pid)], capture_output=True, text=True
-    )
-    (server,) = re.findall(r"^\s*(\d+) .*/rerun --serve-web --bind 127.0.0.1 ", found.stdout, re.MULTILINE)
+    found = subprocess.run(["ps", "-wwo", "args=", "--ppid", str(viewer.process.pid)], capture_output=True, text=True)
+    assert "/rerun --serve-web --bind 127.0.0.1 " in found.stdout
     if killed:
         os.kill(viewer.process.pid, signal.SIGKILL)
     viewer.close()
-    assert until(lambda: not os.path.exists(f"/proc/{server}") or state(server) == "Z")
-    assert not listens(port)
-    assert not listens(port + 1)
+    assert until(lambda: not listens(port) and not listens(port + 1))
 
 
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def state(pid: str) -> str:
-    with open(f"/proc/{pid}/stat") as stat:
-        return stat.read().rpartition(")")[2].split()[0]

@@ -27,8 +27,6 @@ FILE_TICK = timedelta(seconds=2)
 """How often a file is written to: half the size of one that is written at rerun's pace, and as much is lost when killed."""
 PR_SET_PDEATHSIG = 1
 NUMBERS = {
-    "surprise/score": "score",
-    "surprise/threshold": "threshold",
     "plan/age_s": "age_s",
     "plan/made_in_ms": "plan_ms",
     "loop/late_s": "late_s",
@@ -84,8 +82,9 @@ class RerunView:
         for part in self._scene.parts:
             mesh = rr.Mesh3D(vertex_positions=part.vertices_V3, triangle_indices=part.faces_F3, albedo_factor=part.rgb)
             log(f"robot/{part.name}", mesh, static=True)
-        for which in ("requested", "sent"):
-            log(f"action/{which}", rr.SeriesLines(names=[f"{name} {which}" for name in self._names]), static=True)
+        series = {"surprise": ["score", "threshold"], "action/requested": self._names, "action/sent": self._names}
+        for path, names in series.items():
+            log(path, rr.SeriesLines(names=names), static=True)
 
     def draw(self) -> None:
         """Log the newest frame, if it is new; those between are dropped."""
@@ -99,6 +98,7 @@ class RerunView:
         for path, name in NUMBERS.items():
             if np.isfinite(frame[name]):
                 log(path, rr.Scalars(float(frame[name])))
+        log("surprise", rr.Scalars([float(frame["score"]), float(frame["threshold"])]))
         log("action/requested", rr.Scalars(frame["requested_A"]))
         log("action/sent", rr.Scalars(frame["sent_A"]))
         self._say(frame)
