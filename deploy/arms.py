@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from deploy.config import RunConfig
     from deploy.history import History
     from deploy.loop import Agent
+    from deploy.realtime.feed import Feed
     from deploy.record import Recorder
 
 OPEN = -1  # how many episodes there will be is not known yet
@@ -57,26 +58,32 @@ def build(cfg: RunConfig) -> Parts:
 
 
 def open_session(
-    cfg: RunConfig, parts: Parts, folder: Path, stop: Interrupts, recorder: Recorder | None = None
+    cfg: RunConfig,
+    parts: Parts,
+    folder: Path,
+    stop: Interrupts,
+    recorder: Recorder | None = None,
+    feed: Feed | None = None,
 ) -> Session:
-    """Return a session that is ready to run and writes into `folder`."""
+    """Return a session that is ready to run and writes into `folder`; `feed`: where others see it, and ask."""
     log = Log(folder, stop.shield)
     log.event(RunRecord(cfg.preset, cfg.robot, cfg.seed, parts.robot.dt_s, cfg.faults, parts.fault_s))
-    robot = parts.robot
-    action = robot_spec(cfg.robot, cfg.version).action
-    body = Body(robot.dt_s, action.size, None if action.positions else robot.hold_A, robot.limits)
+    robot, spec = parts.robot, robot_spec(cfg.robot, cfg.version)
+    body = Body(robot.dt_s, spec.action.size, None if spec.action.positions else robot.hold_A, robot.limits)
+    more: dict[str, Any] = {"recorder": recorder}
+    if feed is not None:
+        more |= {"feed": feed, "operator": feed.hand}
     if cfg.time == "lockstep":
-        return Session(cfg, robot, partial(OwnMind, cfg, parts.agent, body), log, parts.fault_s, recorder=recorder)
-    states = robot_spec(cfg.robot, cfg.version).state_size
-    apart = partial(remote_mind, cfg, body, states, folder)
-    return Session(cfg, robot, apart, log, parts.fault_s, clock=MonotonicClock(), recorder=recorder)
+        return Session(cfg, robot, partial(OwnMind, cfg, parts.agent, body, feed=feed), log, parts.fault_s, **more)
+    apart = partial(remote_mind, cfg, body, spec.state_size, folder, feed)
+    return Session(cfg, robot, apart, log, parts.fault_s, clock=MonotonicClock(), **more)
 
 
-def remote_mind(cfg: RunConfig, body: Body, states: int, folder: Path, tell: Tell) -> Mind:
+def remote_mind(cfg: RunConfig, body: Body, states: int, folder: Path, feed: Feed | None, tell: Tell) -> Mind:
     """Return a mind in processes of its own."""
     from deploy.realtime.remote import RemoteMind
 
-    return RemoteMind(cfg, body, states, tell, folder)
+    return RemoteMind(cfg, body, states, tell, folder, feed)
 
 
 def unlogged(

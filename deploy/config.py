@@ -60,6 +60,14 @@ class RunConfig:
     """The robot in report and video: drawn from its poses, rendered by MuJoCo where OpenGL works, or not at all."""
     out: Path | None = None
     """Folder of the run; None: runs/<time>-<preset>."""
+    view: Literal["none", "web", "rerun"] = "none"
+    """A live view in a process of its own: a web page with an emergency stop and controls, or a stream to rerun."""
+    view_host: str = "127.0.0.1"
+    """Address that the view is served at; any other than loopback lets others see the robot and stop it."""
+    view_port: int = 8080
+    """Port that it is served at; 0: any that is free (web). Rerun also takes the next one."""
+    view_out: Path | None = None
+    """File (.rrd) that rerun's stream is written to; None: it is served as a page."""
 
     def __post_init__(self) -> None:
         at_least_1 = ("plan_every", "adapted_episodes", "max_episodes", "episode_steps")
@@ -71,6 +79,11 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be >= 0 and finite, got {value}")
+        least = int(self.view == "rerun" and self.view_out is None)
+        if not least <= self.view_port <= 65534:
+            raise ValueError(f"view_port must be between {least} and 65534, got {self.view_port}")
+        if self.view_out is not None and (self.view != "rerun" or self.view_out.suffix != ".rrd"):
+            raise ValueError(f"view_out is a file .rrd for --view rerun, got {self.view_out} for --view {self.view}")
         if not self.max_s > 0:
             raise ValueError(f"max_s must be > 0, got {self.max_s}")
         if self.seed < 0:
@@ -87,10 +100,10 @@ def to_tree(cfg: Any) -> Any:
 
 
 def to_yaml(cfg: RunConfig) -> str:
-    """Return the resolved config as YAML. `out` is left out: the folder is taken."""
+    """Return the resolved config as YAML. `out` and the view are left out: the folder is taken, and who looked is no part of a run."""
     import yaml
 
-    tree = {key: value for key, value in to_tree(cfg).items() if key != "out"}
+    tree = {key: value for key, value in to_tree(cfg).items() if key != "out" and not key.startswith("view")}
     return yaml.safe_dump(tree, sort_keys=False)
 
 

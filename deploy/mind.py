@@ -19,6 +19,7 @@ from deploy.streamer import setpoint_at
 if TYPE_CHECKING:
     from deploy.config import RunConfig
     from deploy.loop import Agent
+    from deploy.realtime.feed import Feed
     from deploy.records import EventRecord, TimingRecord
     from deploy.safety import Command, Limit
     from envs.types import Observation
@@ -162,9 +163,10 @@ class OwnMind:
         timer: Callable[[], float] = time.perf_counter,
         jobs: Jobs | None = None,
         least_s: float = 0.0,
+        feed: Feed | None = None,
     ) -> None:
-        """`least_s`: where latency is measured, what a plan takes at least."""
-        self._cfg, self._agent, self._body, self._tell = cfg, agent, body, tell
+        """`least_s`: where latency is measured, what a plan takes at least; `feed`: where others see plans, and ask for goals."""
+        self._cfg, self._agent, self._body, self._tell, self._feed = cfg, agent, body, tell, feed
         self._jobs: Jobs = jobs or OwnJobs(body.dt_s, cfg.adapt_latency_s, tell, timer)
         self.made: Planned | None = None
         """The newest plan, with the steps from which it is known and followed."""
@@ -193,8 +195,18 @@ class OwnMind:
         self._deliver(step)
         while self._goals and self._goals[0][0] <= t_s + 1e-9:
             self._report(self._agent.pursue(self._goals.popleft()[1], t_s))
+        if self._feed is not None and (asked := self._feed.goals.take()) is not None:
+            self._feed.goals.say(self._try(asked, t_s))
         if self._queue.due(step):
             self._plan(step, observation, last_A, first, seen_s)
+
+    def _try(self, objective: str, t_s: float) -> str:
+        """Pursue what somebody asks for, if it is legal here; return what became of it."""
+        try:
+            self._report(self._agent.pursue(objective, t_s))
+        except ValueError as error:
+            return f"refused: {error}"
+        return f"pursuing {objective or 'the task'} since {t_s:.1f} s"
 
     def plan_at(self, step: int, /) -> ActionPlan | None:
         """Return the plan to follow at `step`."""
@@ -234,6 +246,8 @@ class OwnMind:
 
         self.made = made = self._queue.compute(step, think, held, seen_s)
         t_s, plan = step * self._body.dt_s, made.plan
+        if self._feed is not None:
+            self._feed.foresee(plan)
         self._tell(
             PlanRecord(t_s, plan.t0_s, made.visible_step * self._body.dt_s, plan.status.value, plan.cost, plan.rejected)
         )

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from deploy.arms import ControlArm
+    from deploy.arms import ControlArm, Parts
     from deploy.config import RunConfig
     from deploy.interrupt import Interrupts
+    from deploy.realtime.feed import Feed
     from deploy.records import EpisodeRecord
     from deploy.session import Session
+    from deploy.view.process import Viewer
 
 
 def speed_of(cfg: RunConfig) -> Callable[[np.ndarray], float]:
@@ -39,6 +41,7 @@ class Run:
     arm: ControlArm | None
     stop: Interrupts
     began_s: float
+    viewer: Viewer | None = None
 
     def go(self) -> int:
         """Run both arms, then write the report; return the exit code. Whatever happens, a summary is left behind."""
@@ -60,6 +63,8 @@ class Run:
             self.session.log.close()
             if self.arm is not None:
                 self.arm.stop()
+            if self.viewer is not None:
+                self.viewer.close()
         return 0
 
     def _run(self) -> None:
@@ -138,10 +143,24 @@ def prepare(cfg: RunConfig, stop: Interrupts) -> Run:
     torch.set_num_threads(1)  # the control arm has the other core
     began_s = time.monotonic()
     parts = build(cfg)  # refuses bad input before a folder is made
+    feed, viewer = open_view(cfg, parts)
     folder = new_folder(cfg.preset, cfg.out)
     write_atomic(folder / "config.yaml", to_yaml(cfg))
-    session = open_session(cfg, parts, folder, stop)
-    return Run(cfg, folder, session, ControlArm(cfg, folder) if cfg.control_arm else None, stop, began_s)
+    session = open_session(cfg, parts, folder, stop, feed=feed)
+    return Run(cfg, folder, session, ControlArm(cfg, folder) if cfg.control_arm else None, stop, began_s, viewer)
+
+
+def open_view(cfg: RunConfig, parts: Parts) -> tuple[Feed, Viewer] | tuple[None, None]:
+    """Return what the run shows itself through, and who shows it, if anybody does."""
+    if cfg.view == "none":
+        return None, None
+    from deploy.view.process import Viewer, feed_of
+
+    feed = feed_of(cfg, parts.robot)
+    viewer = Viewer(cfg, feed)
+    commands = f" (token to command: {viewer.token})" if cfg.view == "web" else ""
+    print(f"view: {viewer.where}{commands}", flush=True)
+    return feed, viewer
 
 
 def main(argv: Sequence[str]) -> int:

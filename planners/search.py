@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from envs.shapes import check
-from planners.sampling import Bounds, Method, Region, finite_rows, repaired
+from planners.sampling import Bounds, Method, Region, finite_rows, repaired, take
 from planners.types import ActionPlan, PlanStatus
 from planners.warm import renoised
 
@@ -28,6 +28,11 @@ class SearchResult:
     cost_B: Tensor
     rejected_B: Tensor  # int64: candidates with a non-finite action, prediction or cost
     candidates: int  # evaluated for each environment
+    futures_BFHD: Tensor  # what was predicted for the best of the last population, the best first
+
+
+FUTURES = 8
+"""Predictions that a plan keeps, for those who want to see what it was chosen from."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +105,17 @@ class SearchPlanner:
         legal_BS = first.legal_BS
         rejected_B = torch.zeros(len(generators), dtype=torch.int64, device=belief.z_BTD.device)
         candidates = 0
+        z_BSHD = cost_BS = first.actions_BSHA  # every method has an iteration
         for _ in range(self.method.iterations):
             actions_BSHA = bounds.clip(self.method.ask(state, self.samples, generators))
-            cost_BS = self._evaluate(belief, actions_BSHA, legal_BS, generators)
+            z_BSHD, cost_BS = self._evaluate(belief, actions_BSHA, legal_BS, generators)
             rejected_B += cost_BS.isinf().sum(1)
             candidates += cost_BS.shape[1]
             state = self.method.tell(state, actions_BSHA, cost_BS)
             legal_BS = None  # what a method makes of finite candidates is finite
         found = self.method.answer(state)
-        return SearchResult(bounds.clip(found.actions_BHA), found.cost_B, rejected_B, candidates)
+        futures_BFHD = take(z_BSHD, cost_BS.topk(min(FUTURES, cost_BS.shape[1]), largest=False).indices)
+        return SearchResult(bounds.clip(found.actions_BHA), found.cost_B, rejected_B, candidates, futures_BFHD)
 
     def plan(
         self,
@@ -134,7 +141,10 @@ class SearchPlanner:
         if not math.isfinite(cost):
             status = PlanStatus.FAILED
         actions_HA = result.actions_BHA[row].cpu().numpy()
-        return ActionPlan(actions_HA, self.dt_s, start_s, status, cost, self.goal_version, observed_s, rejected)
+        futures_FHD = result.futures_BFHD[row].cpu().numpy()
+        return ActionPlan(
+            actions_HA, self.dt_s, start_s, status, cost, self.goal_version, observed_s, rejected, futures_FHD
+        )
 
     def _first(
         self, belief: Belief, guess_BHA: Tensor | None, bounds: Bounds, generators: Sequence[Generator]
@@ -172,8 +182,8 @@ class SearchPlanner:
 
     def _evaluate(
         self, belief: Belief, actions_BSHA: Tensor, legal_BS: Tensor | None, generators: Sequence[Generator]
-    ) -> Tensor:
-        """Return costs (B, S), float32; inf where anything about a candidate is not finite, or it is not legal."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return predictions and costs (B, S), float32; inf where anything about a candidate is not finite, or it is not legal."""
         B, S, H, _ = actions_BSHA.shape
         z_BSHD = self.dynamics.rollout(belief, actions_BSHA, generators).float()
         check("dynamics.rollout", z_BSHD, "B S H D", B=B, S=S, H=H)
@@ -182,7 +192,7 @@ class SearchPlanner:
         ok_BS = (cost_BS + z_BSHD.sum((2, 3))).isfinite()  # a sum with a non-finite term is not finite
         if legal_BS is not None:
             ok_BS &= legal_BS
-        return torch.where(ok_BS, cost_BS, math.inf)
+        return z_BSHD, torch.where(ok_BS, cost_BS, math.inf)
 
     def _usable(self, guess_BHA: Tensor | None, bounds: Bounds, belief: Belief) -> Tensor | None:
         """Return the guess inside the bounds; rest for an environment whose guess is not finite."""

@@ -30,6 +30,7 @@ class ActionPlan:
     goal_version: int = 0  # which goal this plan was made for
     observed_s: float = float("nan")  # time of the observation it was made from: now - observed_s is the plan's age
     rejected: int = 0  # candidates with a non-finite prediction or cost
+    futures_FHD: np.ndarray | None = None  # what was predicted for a few of the candidates, the best first; for display
 
     def __post_init__(self) -> None:
         sizes = check("actions_HA", self.actions_HA, "H A")

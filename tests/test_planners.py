@@ -173,6 +173,19 @@ def test_the_answer_is_the_cheapest_candidate_ever_evaluated(method, proposal):
     assert torch.equal(result.actions_BHA[0], spy.all_BSHA[0, cost_BS.argmin()])
 
 
+def test_a_plan_keeps_what_was_predicted_for_the_cheapest_of_the_last_population(method):
+    seen = []
+
+    def objective(readings, actions_BSHA):
+        seen.append((readings["z"], reach_origin(readings, actions_BSHA)))
+        return seen[-1][1]
+
+    plan = planner(method, objective=objective).plan(belief([1.0, 0.5]), 0.0, generators=generators(0))
+    z_BSHD, cost_BS = seen[-1]
+    assert plan.futures_FHD is not None
+    assert np.array_equal(plan.futures_FHD, z_BSHD[0, cost_BS[0].argsort()[:8]])
+
+
 @pytest.mark.parametrize("make", REFINERS)
 def test_the_incumbent_never_gets_worse_and_refinement_beats_ranking(make):
     cost = [

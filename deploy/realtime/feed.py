@@ -1,13 +1,15 @@
-"""What others may see of a running session, and the one thing they may do: throw the emergency stop."""
+"""What others may see of a running session, and the little that they may do: throw the emergency stop, and ask."""
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deploy.guard import Mode
+from deploy.realtime.asks import SharedGoals, SharedHand
 from deploy.realtime.channel import Latest, shared_bytes
 
 if TYPE_CHECKING:
@@ -15,11 +17,15 @@ if TYPE_CHECKING:
     from deploy.safety import Command
     from deploy.session import View
     from deploy.streamer import Setpoint
+    from planners.types import ActionPlan
 
 SOURCES = ("plan", "hold", "late", "operator")
 MODES = tuple(mode.value for mode in Mode)
 FLAGS = 16
 """Limits that have a bit of their own."""
+FORESEEN = 4096
+"""Predicted states that there is room for."""
+_FORESEEN = struct.Struct("<ddqqq")
 
 
 class SharedSwitch:
@@ -67,19 +73,36 @@ def seen_dtype(pose: int, states: int, actions: int) -> np.dtype:
 
 
 @dataclass(frozen=True)
+class Foreseen:
+    """What the newest plan was chosen from: predicted states of a few candidates, the best first; row h is due at `t0_s` + h `dt_s`."""
+
+    t0_s: float
+    dt_s: float
+    states_FHO: np.ndarray
+
+    def over(self, t_s: float) -> bool:
+        """Return whether all of it is past."""
+        return t_s > self.t0_s + self.dt_s * self.states_FHO.shape[1]
+
+
+@dataclass(frozen=True)
 class Feed:
     """The newest frame of a session: written at every control step, read by whoever looks, as often as they like."""
 
     dtype: np.dtype
     limits: tuple[str, ...]
     frame: Latest
+    foreseen: Latest
     switch: SharedSwitch
+    hand: SharedHand
+    goals: SharedGoals
 
     @classmethod
     def of(cls, pose: int, states: int, actions: int, limits: tuple[str, ...]) -> Feed:
         """Return a feed for a robot whose limits have these names."""
-        dtype = seen_dtype(pose, states, actions)
-        return cls(dtype, limits[: FLAGS - 1], Latest(dtype.itemsize), SharedSwitch())
+        dtype, room = seen_dtype(pose, states, actions), _FORESEEN.size + 4 * FORESEEN * states
+        channels = Latest(dtype.itemsize), Latest(room)
+        return cls(dtype, limits[: FLAGS - 1], *channels, SharedSwitch(), SharedHand(actions), SharedGoals())
 
     def show(
         self, step: int, pose_P: np.ndarray, setpoint: Setpoint, command: Command, outcome: Outcome, late_s: float,
@@ -115,3 +138,20 @@ class Feed:
         """Return the number and the newest frame, None where there is none newer than number `after`."""
         found = self.frame.read(after)
         return None if found is None else (found[0], np.frombuffer(found[1], self.dtype, 1)[0])
+
+    def foresee(self, plan: ActionPlan) -> None:
+        """Publish the futures of a plan, where they are states and there is room for them."""
+        futures = plan.futures_FHD
+        if futures is None or futures.shape[2:] != self.dtype["state_O"].shape or futures[..., 0].size > FORESEEN:
+            return
+        head = _FORESEEN.pack(plan.t0_s, plan.dt_s, *futures.shape)
+        self.foreseen.write(head + np.ascontiguousarray(futures, "<f4").tobytes())
+
+    def look_ahead(self, after: int = 0) -> tuple[int, Foreseen] | None:
+        """Return the number and the futures of the newest plan, None where there are none newer than number `after`."""
+        found = self.foreseen.read(after)
+        if found is None:
+            return None
+        t0_s, dt_s, *shape = _FORESEEN.unpack_from(found[1])
+        states_FHO = np.frombuffer(found[1], "<f4", offset=_FORESEEN.size).reshape(shape)
+        return found[0], Foreseen(t0_s, dt_s, states_FHO)

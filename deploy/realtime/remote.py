@@ -21,6 +21,7 @@ from deploy.records import LoopPriority
 if TYPE_CHECKING:
     from deploy.config import RunConfig
     from deploy.mind import Body, Tell
+    from deploy.realtime.feed import Feed
     from deploy.safety import Command
     from envs.types import Observation
     from planners.types import ActionPlan
@@ -32,7 +33,9 @@ START_S, BETWEEN_S = 120.0, 60.0
 class RemoteMind:
     """A mind behind a link. While an episode runs, nothing here blocks; between episodes the world waits."""
 
-    def __init__(self, cfg: RunConfig, body: Body, states: int, tell: Tell, folder: Path) -> None:
+    def __init__(
+        self, cfg: RunConfig, body: Body, states: int, tell: Tell, folder: Path, feed: Feed | None = None
+    ) -> None:
         self._link, self._tell = Link.of(states, body.actions), tell
         self._episode, self._seen_plan, self._sent, self._acked = -1, 0, 0, 0
         self._plans: list[tuple[int, ActionPlan]] = []
@@ -41,7 +44,7 @@ class RemoteMind:
         asked, asking = context.Pipe(duplex=False)
         jobs = partial(AdapterJobs, asking, folder / "adaptations")
         self._thinker = context.Process(
-            target=think, args=(cfg, self._link, body, jobs, os.getpid()), daemon=True, name="planner"
+            target=think, args=(cfg, self._link, body, jobs, os.getpid(), feed), daemon=True, name="planner"
         )
         self._adapter = context.Process(target=adapt, args=(cfg, asked), daemon=True, name="adapter")
         with ignored_by_children():

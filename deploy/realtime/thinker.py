@@ -19,6 +19,7 @@ from envs.types import Observation
 if TYPE_CHECKING:
     from deploy.config import RunConfig
     from deploy.mind import Jobs
+    from deploy.realtime.feed import Feed
 
 IDLE_S = 0.0003
 """How long it sleeps when there is nothing new."""
@@ -84,7 +85,9 @@ class Thinker:
                 self.mind.work(step)
 
 
-def think(cfg: RunConfig, link: Link, body: Body, jobs_of: Callable[..., Jobs], parent: int) -> None:
+def think(
+    cfg: RunConfig, link: Link, body: Body, jobs_of: Callable[..., Jobs], parent: int, feed: Feed | None = None
+) -> None:
     """Think until the parent is gone; the body of the process."""
     import torch
 
@@ -100,7 +103,7 @@ def think(cfg: RunConfig, link: Link, body: Body, jobs_of: Callable[..., Jobs], 
 
     measured = replace(cfg, plan_latency_s=None, adapt_latency_s=None)
     jobs, least_s = jobs_of(tell, body.dt_s), cfg.plan_latency_s or 0.0
-    mind = OwnMind(measured, agent, body, tell, time.monotonic, jobs, least_s)
+    mind = OwnMind(measured, agent, body, tell, time.monotonic, jobs, least_s, feed)
     thinker = Thinker(mind, link, body.dt_s, cfg.plan_latency_s)
     while os.getppid() == parent:
         if not thinker.turn():
