@@ -80,11 +80,21 @@ _DM_WALKER = RunConfig(
     max_episodes=1,
 )
 
+_ARM = replace(
+    _WALKER,
+    preset="arm-small",
+    robot="so101",
+    limits=LIMITS["so101"],
+    agent=LearnedConfig(checkpoint=Path("checkpoints/arm-small")),
+    plan_every=1,
+)
+
 PRESETS: dict[str, tuple[str, RunConfig]] = {
     "walker-broken-ankle": ("diffusion MPC walks, its left ankle breaks, the model adapts", _BROKEN_ANKLE),
     "walker": ("diffusion MPC walks, with whatever goal and faults are asked for", _WALKER),
     "hopper": ("the same on one leg", _HOPPER),
     "halfcheetah": ("the same on a body that cannot fall", _CHEETAH),
+    "arm-small": ("an arm reaches for points as it was shown", _ARM),
     "linear-cem": ("a point mass, CEM with its exact model", _LINEAR),
     "dm-walker-oracle": (
         "a task of dm_control, CEM with the simulator as its model: 0 s charged for planning",
