@@ -1,7 +1,7 @@
 """The unmodified so101_follower driver, on the emulated servo bus, carries commands to the arm: how well, how fast, how safely.
 
-The scripted demonstrator pursues random goals in plain simulation and through the driver (healthy, a lossy bus, one weak
-servo), beside random commands. What counts as sent is what arrived at the servos' goal registers.
+The scripted demonstrator, and the model that learned from it, pursue random goals in plain simulation and through the driver
+(healthy, a lossy bus, one weak servo), beside random commands. What counts as sent is what arrived at the servos' goal registers.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from agents.learned import LearnedConfig, planner_of
+from agents.mpc import MpcAgent
 from benchmarks.common import Interval, Options, Result, Table, parse, publish, quantiles, rate_interval
 from configs.limits import LIMITS
+from configs.presets import PRESETS
 from deploy.clock import MonotonicClock, SimulatedClock
 from deploy.machine import ROOT
 from deploy.robots.lerobot_robot import DriverConfig, LeRobotRobot, lerobot_robot
@@ -31,6 +35,8 @@ from envs.arm import SUCCESS_M
 from envs.demonstrators import Reacher
 from envs.robots import ROBOTS, make_env
 from envs.so101 import Kinematics
+from envs.types import Observation
+from world_models.checkpoint import load_model
 
 SPEC, LIMIT = ROBOTS["so101"], LIMITS["so101"]
 STEPS = 60  # of one goal: 2 s
@@ -59,6 +65,35 @@ class Outing:
     def rate(self) -> Interval:
         """Share of goals within 2 cm at their end."""
         return rate_interval(self.reached, self.goals)
+
+
+class Planned:
+    """arm-small: its planner in the place of the demonstrator; a plan is there one control step after what it was made from."""
+
+    def __init__(self) -> None:
+        cfg = PRESETS["arm-small"][1].agent
+        assert isinstance(cfg, LearnedConfig)
+        torch.set_num_threads(1)
+        model = load_model(cfg.folder)
+        self._agent = MpcAgent(planner_of(cfg, SPEC, model, ""), model.step, SPEC.dt_s, SPEC.action.size)
+        self._goals = 0
+
+    def begin(self) -> None:
+        """Begin the next goal."""
+        self._agent.begin_episode(self._goals, self._goals)
+        self._goals, self._steps = self._goals + 1, 0
+        self._due_A = self._seen = None
+
+    def act(self, state_O: np.ndarray) -> np.ndarray:
+        """Return what was planned for now, and plan for the next step."""
+        seen = Observation(self._steps * SPEC.dt_s, state_O)
+        if self._seen is not None and self._due_A is not None:
+            self._agent.observe(self._seen, self._due_A, seen, 0.0)
+        first = self._due_A is None
+        due_A = self._agent.plan(seen, np.empty((0, SPEC.action.size))).actions_HA[0] if first else self._next_A
+        self._next_A = self._agent.plan(seen, np.array(due_A)[None]).actions_HA[0]
+        self._seen, self._due_A, self._steps = seen, due_A, self._steps + 1
+        return due_A
 
 
 @contextmanager
@@ -163,6 +198,9 @@ def main(argv: list[str] | None = None) -> int:
     outings = {"in simulation": simulated(seeds)}
     for text, faults in BUSES.values():
         outings[text] = pursue(faults, seeds, teacher.act, teacher.begin)
+    planned = Planned()
+    for text, faults in (("arm-small, through the driver", "healthy"), ("arm-small, one weak servo", "weak")):
+        outings[text] = pursue(BUSES[faults][1], seeds, planned.act, planned.begin)
     low_A, high_A = SPEC.action.low_A, SPEC.action.high_A
     outings["random commands, through the driver"] = pursue(
         BusFaults(), seeds, lambda _: rng.uniform(low_A, high_A), lambda: None
@@ -183,6 +221,7 @@ def _result(outings: dict[str, Outing], times: dict[str, list[float]], seeds: tu
         "than the limits allow.",
         headline={
             "reached through the driver": through.rate,
+            "reached by arm-small through the driver": outings["arm-small, through the driver"].rate,
             "reached in simulation": outings["in simulation"].rate,
             "violations at the registers": sum(o.violations for o in outings.values()),
             "goal writes": sum(o.writes for o in outings.values()),
