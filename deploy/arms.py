@@ -23,10 +23,10 @@ from agents.build import build_agent
 from deploy.clock import MonotonicClock
 from deploy.goals import parse_goals
 from deploy.interrupt import Interrupts, ignored_by_children
-from deploy.mind import Body, Mind, OwnMind, Tell
+from deploy.mind import Body, Mind, NoMind, OwnMind, Tell
 from deploy.records import EpisodeRecord, RunRecord, read_episodes
 from deploy.robots.sim import SimRobot, make_robot
-from deploy.session import Session
+from deploy.session import Session, self_armed
 from deploy.telemetry import Log
 from envs.robots import robot_spec
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from deploy.config import RunConfig
     from deploy.history import History
     from deploy.loop import Agent
+    from deploy.operators.crew import Crew
     from deploy.record import Recorder
 
 OPEN = -1  # how many episodes there will be is not known yet
@@ -44,32 +45,49 @@ class Parts:
     """A robot and its agent, ready to run."""
 
     robot: SimRobot
-    agent: Agent
+    agent: Agent | None  # None: nothing plans
     fault_s: float | None  # when the first fault starts
 
 
-def build(cfg: RunConfig) -> Parts:
+def build(cfg: RunConfig, planner: bool = True) -> Parts:
     """Return what a run is made of, without writing anything. Raises ValueError or KeyError for bad input."""
     parse_goals(cfg.goals)  # refused before anything is loaded
     robot, fault_s = make_robot(cfg)
+    if not planner:
+        return Parts(robot, None, fault_s)
     agent = build_agent(cfg.agent, robot_spec(cfg.robot, cfg.version), cfg.objective, cfg.adapt, cfg.seed)
     return Parts(robot, agent, fault_s)
 
 
 def open_session(
-    cfg: RunConfig, parts: Parts, folder: Path, stop: Interrupts, recorder: Recorder | None = None
+    cfg: RunConfig,
+    parts: Parts,
+    folder: Path,
+    stop: Interrupts,
+    recorder: Recorder | None = None,
+    crew: Crew | None = None,
 ) -> Session:
-    """Return a session that is ready to run and writes into `folder`."""
+    """Return a session that is ready to run and writes into `folder`; `crew`: who may steer it."""
     log = Log(folder, stop.shield)
     log.event(RunRecord(cfg.preset, cfg.robot, cfg.seed, parts.robot.dt_s, cfg.faults, parts.fault_s))
+    steered: dict[str, Any] = {"recorder": recorder}
+    if crew is not None:
+        guard = self_armed(cfg.guard, crew.switch)
+        steered |= {"guard": guard, "operator": crew.operator, "orders": crew.orders}
+    clock = None if cfg.time == "lockstep" else MonotonicClock()
+    return Session(cfg, parts.robot, mind_of(cfg, parts, folder), log, parts.fault_s, clock=clock, **steered)
+
+
+def mind_of(cfg: RunConfig, parts: Parts, folder: Path) -> Callable[[Tell], Mind]:
+    """Return how the mind of a run is made: here, in processes of its own, or none."""
     robot = parts.robot
-    action = robot_spec(cfg.robot, cfg.version).action
-    body = Body(robot.dt_s, action.size, None if action.positions else robot.hold_A, robot.limits)
+    spec = robot_spec(cfg.robot, cfg.version)
+    body = Body(robot.dt_s, spec.action.size, None if spec.action.positions else robot.hold_A, robot.limits)
+    if parts.agent is None:
+        return lambda _: NoMind()
     if cfg.time == "lockstep":
-        return Session(cfg, robot, partial(OwnMind, cfg, parts.agent, body), log, parts.fault_s, recorder=recorder)
-    states = robot_spec(cfg.robot, cfg.version).state_size
-    apart = partial(remote_mind, cfg, body, states, folder)
-    return Session(cfg, robot, apart, log, parts.fault_s, clock=MonotonicClock(), recorder=recorder)
+        return partial(OwnMind, cfg, parts.agent, body)
+    return partial(remote_mind, cfg, body, spec.state_size, folder)
 
 
 def remote_mind(cfg: RunConfig, body: Body, states: int, folder: Path, tell: Tell) -> Mind:
