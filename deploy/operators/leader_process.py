@@ -100,7 +100,7 @@ def follow(
     for number in (signal.SIGINT, signal.SIGHUP):  # the loop decides when it is over
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)  # one line is said for them
     device = None
     try:
         try:
@@ -119,8 +119,9 @@ def follow(
                 publish(device, scale, newest)
             time.sleep(PERIOD_S)
     finally:
-        if device is not None and device.is_connected:
-            device.disconnect()
+        with suppress(*_DRIVER):  # a device that is gone cannot be told that it is let go
+            if device is not None and device.is_connected:
+                device.disconnect()
 
 
 def publish(device: Teleoperator, scale: JointScale, newest: Latest) -> None:
