@@ -147,7 +147,7 @@ def prepare(cfg: RunConfig, stop: Interrupts, crew: Crew | None = None, planner:
     parts = build(cfg, planner)  # refuses bad input before a folder is made
     folder = new_folder(cfg.preset, cfg.out)
     write_atomic(folder / "config.yaml", to_yaml(cfg))
-    session = open_session(cfg, parts, folder, stop, crew)
+    session = open_session(cfg, parts, folder, stop, crew=crew)
     return Run(cfg, folder, session, ControlArm(cfg, folder) if cfg.control_arm else None, stop, began_s, crew)
 
 

@@ -22,18 +22,19 @@ def steered(cfg: RunConfig) -> RunConfig:
 
 
 def base_of(argv: Sequence[str], presets: Mapping[str, tuple[str, RunConfig]]) -> RunConfig:
-    """Return what `PRESET ...` or `--robot NAME ...` begins with. Raises ValueError, in one line, for an unknown name."""
+    """Return what `PRESET ...` or `--robot NAME ...` begins with. Raises ValueError or KeyError for an unknown name."""
     from configs.limits import LIMITS
     from deploy.config import RunConfig
+    from deploy.robots.sim import limits_of
+    from envs.robots import robot_spec
 
     if argv[0] != "--robot":
         if argv[0] not in presets:
             raise ValueError(f"no preset {argv[0]!r}; choose from {', '.join(presets)}, or give --robot NAME")
         return steered(replace(presets[argv[0]][1], preset=argv[0]))
-    name = argv[1] if len(argv) > 1 else ""
-    if name not in LIMITS:
-        raise ValueError(f"no robot {name!r}; choose from {', '.join(LIMITS)}")
-    return steered(RunConfig(preset=f"teleop-{name}", robot=name, limits=LIMITS[name]))
+    spec = robot_spec(argv[1] if len(argv) > 1 else "")
+    limits = LIMITS[spec.name] if spec.name in LIMITS else limits_of(spec)
+    return steered(RunConfig(preset=f"teleop-{spec.name}", robot=spec.name, limits=limits))
 
 
 def main(argv: Sequence[str]) -> int:

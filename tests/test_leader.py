@@ -8,12 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deploy.operators.leader import Leader, LeaderConfig
 from deploy.operators.leader_process import lerobot_teleoperator
 from deploy.orders import Orders
 from deploy.records import read_episodes
+from deploy.robots.servo_arm import ServoArm
+from deploy.robots.servo_bus import BusFaults, ServoBus, wave, write_calibration
 from tests.test_operators import TWO
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,9 +73,9 @@ def plugin(tmp_path_factory):
     return folder
 
 
-def start(plugin, *args):
+def started(plugin, *args):
     env = {**os.environ, "PYTHONPATH": str(plugin), "HF_HUB_OFFLINE": "1", "HF_LEROBOT_HOME": str(plugin / "home")}
-    command = [sys.executable, "-m", "deploy.cli", "teleop", "--robot", "double_integrator", *args]
+    command = [sys.executable, "-m", "deploy.cli", *args]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -84,21 +87,27 @@ def start(plugin, *args):
     )
 
 
+def wait_for_an_episode(command, out):
+    end_s, events = time.monotonic() + 120, out / "events.jsonl"
+    while not (events.exists() and '"kind": "episode"' in events.read_text()):
+        assert time.monotonic() < end_s
+        assert command.poll() is None, command.stdout.read()
+        time.sleep(0.1)
+
+
+MASS = ("teleop", "--robot", "double_integrator", "--with", "puppet", "--operator-units", "radians")
+
+
 def test_a_plug_in_moves_the_robot_and_its_silence_holds_it(plugin, tmp_path):
     port, out = tmp_path / "port", tmp_path / "run"
     port.write_text("2.5")
-    options = ["--with", "puppet", f"--teleop.port={port}", "--operator-units", "radians"]
-    with start(plugin, *options, "--episode-steps", "5", "--out", str(out)) as command:
-        end_s = time.monotonic() + 120
-        events = out / "events.jsonl"
-        while not (events.exists() and '"kind": "episode"' in events.read_text()):
-            assert time.monotonic() < end_s
-            assert command.poll() is None, command.stdout.read()
-            time.sleep(0.1)
+    args = [*MASS, f"--teleop.port={port}", "--episode-steps", "5", "--out", str(out)]
+    with started(plugin, *args) as command:
+        wait_for_an_episode(command, out)
         port.unlink()
         said, _ = command.communicate(timeout=120)
         assert command.returncode == 1
-    with events.open() as lines:
+    with (out / "events.jsonl").open() as lines:
         episodes = read_episodes(lines)
     assert (episodes[0].sent_TA == 2.5).all()
     assert (episodes[0].planned_T == 2).all()
@@ -110,8 +119,7 @@ def test_a_plug_in_moves_the_robot_and_its_silence_holds_it(plugin, tmp_path):
 
 
 def test_a_device_that_is_not_there_is_one_line_and_no_run(plugin, tmp_path):
-    options = ["--with", "puppet", f"--teleop.port={tmp_path / 'nowhere'}", "--operator-units", "radians"]
-    with start(plugin, *options, "--out", str(tmp_path / "run")) as command:
+    with started(plugin, *MASS, f"--teleop.port={tmp_path / 'nowhere'}", "--out", str(tmp_path / "run")) as command:
         said, _ = command.communicate(timeout=120)
     assert command.returncode == 2
     assert said.startswith("error: puppet: FileNotFoundError")
@@ -143,9 +151,24 @@ def test_options_that_lerobot_refuses_are_told_in_one_line(options, said):
     assert "\n" not in str(caught.value)
 
 
-def test_the_stock_leader_is_made_by_lerobots_factory(tmp_path):
-    options = ["--teleop.type=so101_leader", "--teleop.port=/dev/null", f"--teleop.calibration_dir={tmp_path}"]
-    made = lerobot_teleoperator(options)
-    assert made.name == "so_leader"
-    assert "shoulder_pan.pos" in made.action_features
-    assert not made.is_connected
+def test_the_simulated_arm_goes_where_the_stock_leader_arm_is_and_holds_once_that_has_no_power(tmp_path):
+    """The unmodified so101_leader with Feetech's SDK on the emulated bus, whose arm a hand waves about."""
+    out, folder = tmp_path / "run", write_calibration(tmp_path / "calibration", "blue").parent
+    device = ["--with", "so101_leader", "--teleop.id=blue", f"--teleop.calibration_dir={folder}"]
+    pace = ["--operator-speed", "1", "--operator-stale", "2", "--episode-steps", "120"]
+    with ServoBus(ServoArm(hand=wave)) as bus:
+        args = ["teleop", "--robot", "so101", *device, f"--teleop.port={bus.port}", *pace, "--out", str(out)]
+        with started(tmp_path, *args) as command:
+            wait_for_an_episode(command, out)
+            bus.faults = BusFaults(power=False)
+            command.communicate(timeout=120)
+    assert command.returncode == 1
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["status"].startswith("hold: so101_leader has said nothing for")
+    with (out / "events.jsonl").open() as lines:
+        first = read_episodes(lines)[0]
+    assert (first.planned_T == 2).all()
+    pan, lift, elbow, flex, roll, _ = first.sent_TA[20:].T
+    assert np.ptp(pan) > 0.5
+    assert elbow == pytest.approx(0.5 + 0.5 * pan, abs=0.05)  # as the hand moves them
+    assert [lift, flex, roll] == [pytest.approx(at, abs=0.05) for at in (-0.5, 0.8, 0.0)]

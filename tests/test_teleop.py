@@ -180,8 +180,8 @@ def test_a_preset_is_steered_without_an_end_and_without_what_only_a_planner_need
     ("args", "said"),
     [
         (["wolker"], "no preset 'wolker'; choose from walker-broken-ankle,"),
-        (["--robot", "wolker"], "no robot 'wolker'; choose from walker2d,"),
-        (["--robot"], "no robot ''; choose from"),
+        (["--robot", "wolker"], "no robot named 'wolker'; choose from ["),
+        (["--robot"], "no robot named ''; choose from"),
         (["walker", "--with", "script", "--script", "/nowhere.csv"], "--script /nowhere.csv cannot be read"),
         (["walker", "--sed", "3"], "no option '--sed'; near misses: --seed"),
     ],

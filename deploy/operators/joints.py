@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from envs.types import POSITIONS
+
 if TYPE_CHECKING:
     from deploy.safety import RobotLimits
     from envs.types import ActionSpec
-
-POSITIONS = ("rad", "m")
-"""Units of actuators that are told where to be; all others are told how hard to push."""
 
 
 @dataclass(frozen=True)
