@@ -212,14 +212,13 @@ def test_without_a_planner_there_is_nobody_to_hand_back_to():
     assert helm.wants(0.0, np.array([0.2, 3.0])) == pytest.approx([0.2, 1.0])
 
 
-def test_arming_after_a_stop_leaves_the_robot_held():
+@pytest.mark.parametrize("deed", ["stop", "reset", "arm"])
+def test_who_stops_resets_or_arms_the_robot_steers_nobody(deed):
     helm, orders, switch = helm_of(by="device", device=Asker())
-    helm.stop("keyboard")
-    helm.reset("keyboard")
-    helm.arm("keyboard")
-    assert words(orders) == ["reset", "arm", "start"]
+    getattr(helm, deed)("keyboard")
     assert helm.by == "hold"
-    assert switch.thrown  # the guard releases it, when it takes the reset
+    assert words(orders) == {"stop": [], "reset": ["reset"], "arm": ["arm", "start"]}[deed]
+    assert switch.thrown == ("keyboard" if deed == "stop" else "")
 
 
 def test_a_device_that_is_gone_is_an_order_to_hold():
@@ -340,13 +339,20 @@ def test_no_episode_begins_before_a_held_robot_is_armed(tmp_path, monkeypatch):
     assert (second.sent_TA == 1).all()
 
 
-def test_who_quits_a_stopped_robot_leaves_it_stopped(tmp_path):
+def test_who_stops_the_robot_and_quits_at_once_leaves_it_stopped(tmp_path):
     orders, switch = Orders(), SharedSwitch()
-    made = session(
-        tmp_path, Actor({5: [lambda: switch.throw("keyboard"), lambda: orders.give("quit")]}), orders, switch
-    )
+
+    def both_between_two_steps(steps):
+        if steps == 6:
+            switch.throw("keyboard")
+            orders.give("quit")
+        return 0.0
+
+    robot = ScriptedRobot(length=100, spoil=both_between_two_steps)
+    made = session(tmp_path, Actor({}), orders, switch, robot)
     assert (made.guard.mode, made.guard.reason) == (Mode.ESTOP, "keyboard")
-    assert made.history.episodes[0].ended == "quit"
+    assert made.history.modes[-1].mode == "estop"
+    assert (made.history.episodes[0].ended, made.history.episodes[0].steps) == ("quit", 6)
 
 
 def test_nobody_can_arm_an_unattended_robot_so_that_its_session_ends(tmp_path):
