@@ -1,9 +1,12 @@
-"""`surefoot teleop PRESET|--robot NAME --with DEVICE`: a person, a leader arm or a script moves a robot; nothing plans."""
+"""`surefoot teleop PRESET|--robot NAME --with DEVICE`: a person, a leader arm or a script moves a robot; nothing plans.
+
+`surefoot run PRESET --operator DEVICE` is the same with the preset's planner, which goes on where the person does not steer.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,32 +18,28 @@ LONG = 1_000_000
 
 
 def steered(cfg: RunConfig) -> RunConfig:
-    """Return a preset without what only a planner needs, and without an end."""
+    """Return a config without what only a planner needs, and without an end."""
     return replace(
         cfg, adapt=False, control_arm=False, max_episodes=LONG, max_s=float("inf"), goals=(), pictures="none"
     )
 
 
-def base_of(argv: Sequence[str], presets: Mapping[str, tuple[str, RunConfig]]) -> RunConfig:
-    """Return what `PRESET ...` or `--robot NAME ...` begins with. Raises ValueError or KeyError for an unknown name."""
+def alone(name: str) -> RunConfig:
+    """Return the config of a robot by itself. Raises KeyError or ValueError, in one line, for an unknown one."""
     from configs.limits import LIMITS
     from deploy.config import RunConfig
     from deploy.robots.sim import limits_of
     from envs.robots import robot_spec
 
-    if argv[0] != "--robot":
-        if argv[0] not in presets:
-            raise ValueError(f"no preset {argv[0]!r}; choose from {', '.join(presets)}, or give --robot NAME")
-        return steered(replace(presets[argv[0]][1], preset=argv[0]))
-    spec = robot_spec(argv[1] if len(argv) > 1 else "")
+    spec = robot_spec(name)
     limits = LIMITS[spec.name] if spec.name in LIMITS else limits_of(spec)
-    return steered(RunConfig(preset=f"teleop-{spec.name}", robot=spec.name, limits=limits))
+    return RunConfig(preset=f"teleop-{spec.name}", robot=spec.name, limits=limits)
 
 
 def main(argv: Sequence[str]) -> int:
     """Let somebody steer a robot; return the exit code: 0, 1 (it was stopped), 2 (bad input) or 130 (interrupted)."""
     from configs.presets import PRESETS
-    from deploy.commandline import HELP, guarded, overridden, usage
+    from deploy.commandline import HELP, guarded, resolve
     from deploy.interrupt import Interrupts
     from deploy.operators.crew import HELP as DEVICES
     from deploy.operators.crew import OperatorConfig, take_options
@@ -49,13 +48,14 @@ def main(argv: Sequence[str]) -> int:
 
     def body() -> int:
         asked, rest = take_options(argv, "--with")
-        if not rest or rest[0] in HELP:
-            print(f"{usage(PRESETS, 'surefoot teleop')}\n\n--robot NAME instead of a preset: any robot by itself\n")
-            print(f"{DEVICES}\nkeys:\n  {MOVES}\n  {ORDERS}")
-            raise SystemExit(0 if rest else 2)
-        base = base_of(rest, PRESETS)
-        args = rest[2:] if rest[0] == "--robot" else rest[1:]
-        cfg = overridden(base, args, f"surefoot teleop {rest[0]}")
+        if not rest or any(arg in HELP for arg in rest):
+            print(f"{__doc__}\n{DEVICES}\nkeys:\n  {MOVES}\n  {ORDERS}\n")
+        table = dict(PRESETS)
+        if rest[:1] == ["--robot"]:
+            cfg = alone(rest[1] if len(rest) > 1 else "")
+            table[cfg.preset], rest = ("a robot by itself", cfg), [cfg.preset, *rest[2:]]
+        bases = {name: (about, steered(cfg)) for name, (about, cfg) in table.items()}
+        cfg = resolve(rest, bases, "surefoot teleop")
         return live(cfg, stop, asked or OperatorConfig("keyboard"), planner=False, args=argv)
 
     with Interrupts() as stop:

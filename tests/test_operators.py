@@ -521,6 +521,11 @@ def test_an_operators_options_are_taken_out_of_the_others():
         ("walker --with keyboard --operator-speed fast", "invalid float value: 'fast'"),
         ("walker --with keyboard --operator-stale 0", "--operator-stale must be > 0, got 0.0"),
         ("walker --with script", "--with script and --script FILE come together"),
+        (
+            "walker --with keyboard --teleop.port=x",
+            "--teleop.port=x is for one of lerobot's teleoperators, not for keyboard",
+        ),
+        ("walker --with so101_leader --teleop.port x", "--teleop.port needs its value in the same word"),
         ("walker --with keyboard --script x.csv", "--with script and --script FILE come together"),
     ],
 )

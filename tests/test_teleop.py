@@ -10,8 +10,10 @@ import pytest
 
 from configs.presets import PRESETS
 from deploy.cli import main
+from deploy.operators.joints import Joints
 from deploy.records import read_episodes
-from deploy.teleop import base_of
+from deploy.teleop import alone, steered
+from envs.robots import robot_spec
 from tests.terminals import ROOT, SUREFOOT, Seat
 
 MASS = ("--robot", "double_integrator", "--episode-steps", "100000")
@@ -170,10 +172,19 @@ def test_without_a_terminal_the_keyboard_is_refused_in_one_line():
 
 
 def test_a_preset_is_steered_without_an_end_and_without_what_only_a_planner_needs():
-    cfg = base_of(["walker-broken-ankle"], PRESETS)
+    before = PRESETS["walker-broken-ankle"][1]
+    cfg = steered(before)
     assert (cfg.preset, cfg.adapt, cfg.control_arm, cfg.max_s) == ("walker-broken-ankle", False, False, float("inf"))
-    assert cfg.faults == PRESETS["walker-broken-ankle"][1].faults
-    assert base_of(["--robot", "hopper"], PRESETS).robot == "hopper"
+    assert cfg.faults == before.faults
+
+
+@pytest.mark.parametrize("name", ["hopper", "so101", "dm_control:cheetah-run"])
+def test_any_robot_can_be_steered_by_itself(name):
+    cfg = alone(name)
+    spec = robot_spec(name)
+    joints = Joints.of(spec.action, cfg.limits, spec.dt_s)
+    assert cfg.robot == spec.name
+    assert joints.position_A.all() == (name == "so101")
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ HELP = f"""operator:
   --operator-units U   what a teleoperator counts in, where its motors do not say: degrees, radians, range_0_100,
                        range_m100_100; or JOINT=UNIT,...
 """
+OWN = ("keyboard", "gamepad", "script")
 WHO = {"device": "you", "hold": "nobody: held", "planner": "the planner"}
 
 
@@ -59,6 +60,11 @@ class OperatorConfig:
             raise ValueError(f"--operator-stale must be > 0, got {self.stale_s}")
         if (self.device == "script") != (self.script is not None):
             raise ValueError("--with script and --script FILE come together")
+        if self.options and self.device in OWN:
+            raise ValueError(f"{self.options[0]} is for one of lerobot's teleoperators, not for {self.device}")
+        bare = [option for option in self.options if "=" not in option]
+        if bare:
+            raise ValueError(f"{bare[0]} needs its value in the same word: {bare[0]}=VALUE")
 
     @property
     def is_person(self) -> bool:
