@@ -119,6 +119,7 @@ def follow(
                 publish(device, scale, newest)
             time.sleep(PERIOD_S)
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already
         with suppress(*_DRIVER):  # a device that is gone cannot be told that it is let go
             if device is not None and device.is_connected:
                 device.disconnect()
