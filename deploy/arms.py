@@ -23,10 +23,11 @@ from agents.build import build_agent
 from deploy.clock import MonotonicClock
 from deploy.goals import parse_goals
 from deploy.interrupt import Interrupts, ignored_by_children
-from deploy.mind import Body, Mind, OwnMind, Tell
+from deploy.mind import Body, Mind, NoMind, OwnMind, Tell
+from deploy.operators.several import AnyOf, FirstOf
 from deploy.records import EpisodeRecord, RunRecord, read_episodes
 from deploy.robots.sim import SimRobot, make_robot
-from deploy.session import Session
+from deploy.session import Session, self_armed
 from deploy.telemetry import Log
 from envs.robots import robot_spec
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from deploy.config import RunConfig
     from deploy.history import History
     from deploy.loop import Agent
+    from deploy.operators.crew import Crew
     from deploy.realtime.feed import Feed
     from deploy.record import Recorder
 
@@ -45,14 +47,16 @@ class Parts:
     """A robot and its agent, ready to run."""
 
     robot: SimRobot
-    agent: Agent
+    agent: Agent | None  # None: nothing plans
     fault_s: float | None  # when the first fault starts
 
 
-def build(cfg: RunConfig) -> Parts:
+def build(cfg: RunConfig, planner: bool = True) -> Parts:
     """Return what a run is made of, without writing anything. Raises ValueError or KeyError for bad input."""
     parse_goals(cfg.goals)  # refused before anything is loaded
     robot, fault_s = make_robot(cfg)
+    if not planner:
+        return Parts(robot, None, fault_s)
     agent = build_agent(cfg.agent, robot_spec(cfg.robot, cfg.version), cfg.objective, cfg.adapt, cfg.seed)
     return Parts(robot, agent, fault_s)
 
@@ -64,19 +68,30 @@ def open_session(
     stop: Interrupts,
     recorder: Recorder | None = None,
     feed: Feed | None = None,
+    crew: Crew | None = None,
 ) -> Session:
-    """Return a session that is ready to run and writes into `folder`; `feed`: where others see it, and ask."""
+    """Return a session that is ready to run and writes into `folder`; `feed`: where others see it and ask; `crew`: who may steer it."""
     log = Log(folder, stop.shield)
     log.event(RunRecord(cfg.preset, cfg.robot, cfg.seed, parts.robot.dt_s, cfg.faults, parts.fault_s))
-    robot, spec = parts.robot, robot_spec(cfg.robot, cfg.version)
+    steering = [way for way in (crew, feed) if way is not None]
+    more: dict[str, Any] = {"recorder": recorder, "feed": feed, "orders": None if crew is None else crew.orders}
+    if steering:
+        more["operator"] = FirstOf([way.operator for way in steering])
+        more["guard"] = self_armed(cfg.guard, AnyOf([way.switch for way in steering]))
+    clock = None if cfg.time == "lockstep" else MonotonicClock()
+    return Session(cfg, parts.robot, mind_of(cfg, parts, folder, feed), log, parts.fault_s, clock=clock, **more)
+
+
+def mind_of(cfg: RunConfig, parts: Parts, folder: Path, feed: Feed | None = None) -> Callable[[Tell], Mind]:
+    """Return how the mind of a run is made: here, in processes of its own, or none."""
+    robot = parts.robot
+    spec = robot_spec(cfg.robot, cfg.version)
     body = Body(robot.dt_s, spec.action.size, None if spec.action.positions else robot.hold_A, robot.limits)
-    more: dict[str, Any] = {"recorder": recorder}
-    if feed is not None:
-        more |= {"feed": feed, "operator": feed.hand}
+    if parts.agent is None:
+        return lambda _: NoMind()
     if cfg.time == "lockstep":
-        return Session(cfg, robot, partial(OwnMind, cfg, parts.agent, body, feed=feed), log, parts.fault_s, **more)
-    apart = partial(remote_mind, cfg, body, spec.state_size, folder, feed)
-    return Session(cfg, robot, apart, log, parts.fault_s, clock=MonotonicClock(), **more)
+        return partial(OwnMind, cfg, parts.agent, body, feed=feed)
+    return partial(remote_mind, cfg, body, spec.state_size, folder, feed)
 
 
 def remote_mind(cfg: RunConfig, body: Body, states: int, folder: Path, feed: Feed | None, tell: Tell) -> Mind:

@@ -15,6 +15,12 @@ def _run() -> Main:
     return main
 
 
+def _teleop() -> Main:
+    from deploy.teleop import main
+
+    return main
+
+
 def _collect() -> Main:
     from deploy.collect import main
 
@@ -77,6 +83,7 @@ def _repair() -> Main:
 
 COMMANDS: dict[str, tuple[str, Callable[[], Main]]] = {
     "run": ("run a preset and leave a report behind", _run),
+    "teleop": ("steer a robot by keyboard, gamepad, leader arm or script", _teleop),
     "collect": ("record episodes of a policy as a data set", _collect),
     "train": ("train the parts of a world model", _train),
     "practise": ("let a model learn to pursue goals by pursuing them", _practise),

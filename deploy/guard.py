@@ -80,11 +80,18 @@ class Switch(Protocol):
         """Who threw it and why; empty while nobody has."""
         ...
 
+    def release(self) -> None:
+        """Unlatch it."""
+        ...
+
 
 class Released:
     """A switch that nobody can reach."""
 
     thrown = ""
+
+    def release(self) -> None:
+        """It never was thrown."""
 
 
 class Guard:
@@ -96,10 +103,17 @@ class Guard:
         self.begin_episode(0.0)
 
     def command(self, word: str, t_s: float, reason: str = "") -> bool:
-        """Take a transition of NEXT; return whether it was legal. The same mode again is no change."""
+        """Take a transition of NEXT; return whether it was legal. The same mode again is no change.
+
+        A reset releases the switch; watchdogs count from a start on.
+        """
         mode = NEXT.get((self.mode, word))
         if mode is None:
             return False
+        if word == "reset":
+            self._switch.release()
+        elif word == "start":
+            self.begin_episode(t_s)
         if mode is not self.mode:
             self.mode, self.reason = mode, reason or word
             self.changes.append(ModeChange(t_s, mode.value, self.reason))
@@ -111,12 +125,16 @@ class Guard:
         self._seen: Observation | None = None
         self._sent_A: np.ndarray | None = None
 
+    def heed(self, now_s: float) -> None:
+        """Stop if somebody has thrown the switch."""
+        if self._switch.thrown:
+            self.command("stop", now_s, self._switch.thrown)
+
     def admit(
         self, setpoint: Setpoint, seen: Observation, last_A: np.ndarray, hold_A: np.ndarray, now_s: float
     ) -> Setpoint:
         """Return what may be asked of the robot at `now_s`: the setpoint, or to hold."""
-        if self._switch.thrown:
-            self.command("stop", now_s, self._switch.thrown)
+        self.heed(now_s)
         if self.mode is Mode.RUNNING:
             wrong = self._late(setpoint, now_s) or self._blind(seen, last_A, now_s)
             if wrong:

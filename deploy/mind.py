@@ -133,6 +133,34 @@ class Mind(Protocol):
         ...
 
 
+class NoMind:
+    """A mind that never plans: the robot is held unless somebody steers."""
+
+    def warm_up(self, episode: int, seed: int, observation: Observation, /) -> None:
+        """Nothing is slow."""
+
+    def begin(self, episode: int, seed: int, step: int, /) -> None:
+        """Nothing is remembered."""
+
+    def look(self, step: int, observation: Observation, last_A: np.ndarray, first: bool, /) -> None:
+        """Nothing is planned."""
+
+    def plan_at(self, step: int, /) -> ActionPlan | None:
+        """Return None."""
+
+    def learn(self, step: int, before: Observation, command: Command, after: Observation, reward: float, /) -> None:
+        """Nothing is learned."""
+
+    def work(self, step: int, /) -> None:
+        """There are no jobs."""
+
+    def end(self, terminated: bool, /) -> None:
+        """Nothing follows."""
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
 def committed(
     body: Body,
     plan_at: Callable[[int], ActionPlan | None],

@@ -58,14 +58,14 @@ class EpisodeRecord:
     end_s: float
     steps: int
     episode_return: float
-    ended: str  # terminated | truncated | nonfinite observation | interrupted | limit | held | stopped
+    ended: str  # terminated | truncated | nonfinite observation | interrupted | limit | held | stopped | quit
     states_TO: np.ndarray
     requested_TA: np.ndarray
     sent_TA: np.ndarray
     applied_TA: np.ndarray
     reward_T: np.ndarray
-    planned_T: np.ndarray  # 1 where a plan was followed, 0 where the robot was held
-    age_T: np.ndarray  # [s], of the observation behind the action; not finite where held
+    planned_T: np.ndarray  # 1 where a plan was followed, 2 where a person steered, 0 where the robot was held
+    age_T: np.ndarray  # [s], of the observation behind the plan; not finite where none was followed
     altered: dict[str, int]  # limit -> steps that it changed
     surprise_T: np.ndarray  # statistic after the step; not finite where there was none
     error_T: np.ndarray

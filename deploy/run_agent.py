@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from deploy.arms import ControlArm, Parts
     from deploy.config import RunConfig
     from deploy.interrupt import Interrupts
+    from deploy.operators.crew import Crew, OperatorConfig
     from deploy.realtime.feed import Feed
     from deploy.records import EpisodeRecord
     from deploy.session import Session
@@ -42,6 +43,7 @@ class Run:
     stop: Interrupts
     began_s: float
     viewer: Viewer | None = None
+    crew: Crew | None = None
 
     def go(self) -> int:
         """Run both arms, then write the report; return the exit code. Whatever happens, a summary is left behind."""
@@ -71,9 +73,14 @@ class Run:
         from deploy.arms import finished
         from deploy.terminal import Display
 
-        arm, session = self.arm, self.session
+        arm, session, crew = self.arm, self.session, self.crew
         display = Display(
-            self.cfg, session.view, session.history, speed_of(self.cfg), lambda: arm.done if arm is not None else None
+            self.cfg,
+            session.view,
+            session.history,
+            speed_of(self.cfg),
+            lambda: arm.done if arm is not None else None,
+            rows=lambda: {} if crew is None else crew.rows(session.guard),
         )
 
         def may_start(episode: int) -> bool:
@@ -92,7 +99,7 @@ class Run:
         from deploy.guard import Mode
 
         guard = self.session.guard
-        return "ok" if guard.mode is Mode.RUNNING else f"{guard.mode.value}: {guard.reason}"
+        return f"{guard.mode.value}: {guard.reason}" if guard.mode in (Mode.HOLD, Mode.ESTOP) else "ok"
 
     def _control(self) -> list[EpisodeRecord] | None:
         return None if self.arm is None else self.arm.episodes()
@@ -132,7 +139,7 @@ def headline_of(summary: dict[str, Any]) -> str:
     return headline(summary)
 
 
-def prepare(cfg: RunConfig, stop: Interrupts) -> Run:
+def prepare(cfg: RunConfig, stop: Interrupts, crew: Crew | None = None, planner: bool = True) -> Run:
     """Return a run that is ready to go, its folder made. Raises ValueError or KeyError, in one line, for bad input."""
     import torch
 
@@ -142,12 +149,13 @@ def prepare(cfg: RunConfig, stop: Interrupts) -> Run:
 
     torch.set_num_threads(1)  # the control arm has the other core
     began_s = time.monotonic()
-    parts = build(cfg)  # refuses bad input before a folder is made
+    parts = build(cfg, planner)  # refuses bad input before a folder is made
     feed, viewer = open_view(cfg, parts)
     folder = new_folder(cfg.preset, cfg.out)
     write_atomic(folder / "config.yaml", to_yaml(cfg))
-    session = open_session(cfg, parts, folder, stop, feed=feed)
-    return Run(cfg, folder, session, ControlArm(cfg, folder) if cfg.control_arm else None, stop, began_s, viewer)
+    session = open_session(cfg, parts, folder, stop, feed=feed, crew=crew)
+    arm = ControlArm(cfg, folder) if cfg.control_arm else None
+    return Run(cfg, folder, session, arm, stop, began_s, viewer, crew)
 
 
 def open_view(cfg: RunConfig, parts: Parts) -> tuple[Feed, Viewer] | tuple[None, None]:
@@ -163,15 +171,36 @@ def open_view(cfg: RunConfig, parts: Parts) -> tuple[Feed, Viewer] | tuple[None,
     return feed, viewer
 
 
+def live(
+    cfg: RunConfig, stop: Interrupts, operator: OperatorConfig | None, planner: bool = True, args: Sequence[str] = ()
+) -> int:
+    """Run with somebody who may steer; return the exit code. For a person time is real, if `args` do not say otherwise."""
+    if operator is None:
+        return prepare(cfg, stop).go()
+    from deploy.operators.crew import crew_of
+    from deploy.operators.joints import Joints
+    from envs.robots import robot_spec
+
+    if operator.is_person and not any(arg.partition("=")[0] == "--time" for arg in args):
+        cfg = replace(cfg, time="realtime")
+    spec = robot_spec(cfg.robot, cfg.version)
+    with crew_of(operator, Joints.of(spec.action, cfg.limits, spec.dt_s), planner) as crew:
+        return prepare(cfg, stop, crew, planner).go()
+
+
 def main(argv: Sequence[str]) -> int:
     """Run `PRESET [--overrides]`; return the exit code: 0, 1 (failed), 2 (bad input) or 130 (interrupted)."""
     from configs.presets import PRESETS
-    from deploy.commandline import guarded, resolve
+    from deploy.commandline import HELP, guarded, resolve
     from deploy.interrupt import Interrupts
+    from deploy.operators.crew import HELP as DEVICES
+    from deploy.operators.crew import take_options
 
     def body() -> int:
-        cfg = resolve(argv, PRESETS, "surefoot run")
-        return prepare(cfg, stop).go()
+        operator, rest = take_options(argv, "--operator")
+        if any(arg in HELP for arg in rest):
+            print(DEVICES.replace("--with", "--operator"))
+        return live(resolve(rest, PRESETS, "surefoot run"), stop, operator, args=argv)
 
     with Interrupts() as stop:
         return guarded(body)

@@ -20,6 +20,7 @@ from deploy.guard import Guard, GuardConfig, Mode, Switch
 from deploy.history import History, Phase
 from deploy.loop import Operator, Outcome, Pace, Robot
 from deploy.mind import JobStarted, Mind, Tell
+from deploy.orders import QUIT
 from deploy.record import Recorder, Step
 from deploy.records import (
     EpisodeRecord,
@@ -37,10 +38,16 @@ from planners.types import PlanStatus
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
+    from deploy.orders import Orders
     from deploy.realtime.feed import Feed
     from deploy.records import EventRecord, TimingRecord
     from deploy.telemetry import Log
     from envs.types import Observation
+
+
+LED = {"plan": 1, "operator": 2}
+PATIENCE_S = 0.02
+"""How often a robot that waits to be armed is looked at."""
 
 
 @dataclass
@@ -101,8 +108,8 @@ class Trace:
             sent_TA=_stack([command.action_A for _, _, command, _ in self.rows], sizes[1]),
             applied_TA=_stack([outcome.applied_A for *_, outcome in self.rows], sizes[1]),
             reward_T=reward_T,
-            planned_T=np.array([int(setpoint.source == "plan") for _, setpoint, *_ in self.rows]),
-            age_T=np.array([setpoint.age_s for _, setpoint, *_ in self.rows]),
+            planned_T=np.array([LED.get(setpoint.source, 0) for _, setpoint, *_ in self.rows]),
+            age_T=np.array([s.age_s if s.source == "plan" else np.inf for _, s, *_ in self.rows]),
             altered={name: altered.count(name) for name in sorted(set(altered))},
             surprise_T=np.array([r.score if r else nan for r in readings]),
             error_T=np.array([r.error if r else nan for r in readings]),
@@ -143,9 +150,13 @@ class Session:
         feed: Feed | None = None,
         operator: Operator | None = None,
         recorder: Recorder | None = None,
+        orders: Orders | None = None,
     ) -> None:
-        """`clock` None: simulated time. `guard` None: one that is armed and started at once, for simulated robots."""
-        self._feed, self._operator, self._recorder = feed, operator, recorder
+        """`clock` None: simulated time. `guard` None: one that is armed and started at once, for simulated robots.
+
+        While `orders` are attended, a robot that is held waits for somebody to arm it; else that ends the session.
+        """
+        self._feed, self._operator, self._recorder, self._orders = feed, operator, recorder, orders
         self.history, self.view = History(fault_s, robot.dt_s), View()
         switch = feed.switch if feed is not None else None
         self.guard, self._pace = guard or self_armed(cfg.guard, switch), Pace(clock or SimulatedClock(), robot.dt_s)
@@ -154,7 +165,7 @@ class Session:
         self._mind = mind_of(self._take)
         self._trace: Trace | None = None
         self._observation: Observation | None = None
-        self._running = True
+        self._running, self._attended = True, orders is not None and orders.attended
         self._may_start: Callable[[int], bool] = lambda _: False
 
     def run(self, may_start: Callable[[int], bool], first: int = 0) -> None:
@@ -163,11 +174,10 @@ class Session:
         An interrupt ends it with the episode under way recorded as such.
         """
         self._may_start = may_start
-        seed = env_seed(self._cfg.seed, first)
-        self._mind.warm_up(first, seed, self._robot.reset(seed, 0.0))
-        self._begin(first, 0)
-        step = 0
+        seed, step = env_seed(self._cfg.seed, first), 0
         try:
+            self._mind.warm_up(first, seed, self._robot.reset(seed, 0.0))
+            self._begin(first, 0)
             while self._running:
                 step = self._step(step)
         except KeyboardInterrupt:
@@ -178,11 +188,33 @@ class Session:
 
     def _begin(self, episode: int, step: int) -> None:
         """Begin the next episode that starts with a finite observation, if any more may start."""
-        while self._may_start(episode):
+        while self._armed(step) and self._may_start(episode):
             if self._open(episode, step):
                 return
             episode += 1
         self._running = False
+
+    def _armed(self, step: int) -> bool:
+        """Wait for somebody to arm the robot, if anybody is there; return whether the session goes on."""
+        while self._attended and self._hear(step * self._dt_s):
+            if self.guard.mode is Mode.RUNNING:
+                return True
+            time.sleep(PATIENCE_S)
+        return not self._attended
+
+    def _hear(self, now_s: float) -> bool:
+        """Do what people said since the last time; return False if that was to end the session."""
+        words = [] if self._orders is None else self._orders.take()
+        for order in words:
+            self.guard.command(order.word, now_s, order.reason)
+        self.guard.heed(now_s)
+        self._log_modes()
+        return all(order.word != QUIT for order in words)
+
+    def _log_modes(self) -> None:
+        while len(self.history.modes) < len(self.guard.changes):
+            self.history.modes.append(self.guard.changes[len(self.history.modes)])
+            self.log.event(self.history.modes[-1])
 
     def _open(self, episode: int, step: int) -> bool:
         seed = env_seed(self._cfg.seed, episode)
@@ -206,6 +238,10 @@ class Session:
         assert before is not None
         assert trace is not None
         first, now_s = not trace.rows, step * self._dt_s
+        if not self._hear(now_s):
+            self._running = False
+            self._end(step, "quit", False)
+            return step
         self._mind.look(step, before, robot.last_A, first)
         if first:
             self._pace.restart(step)
@@ -215,9 +251,7 @@ class Session:
         else:
             due = Setpoint(asked_A, "operator", 0.0)
         setpoint = self.guard.admit(due, before, robot.last_A, robot.hold_A, now_s)
-        while len(self.history.modes) < len(self.guard.changes):
-            self.history.modes.append(self.guard.changes[len(self.history.modes)])
-            self.log.event(self.history.modes[-1])
+        self._log_modes()
         missed = self._pace.missed(self._advance(step, setpoint))
         for late in range(step + 1, step + 1 + missed):
             if self._trace is not trace:
@@ -276,7 +310,7 @@ class Session:
             return "terminated"
         if outcome.truncated:
             return "truncated"
-        if self.guard.mode is not Mode.RUNNING:
+        if self.guard.mode is not Mode.RUNNING and not self._attended:
             return "stopped" if self.guard.mode is Mode.ESTOP else "held"
         return "limit" if self._over(step) else None
 
@@ -290,9 +324,10 @@ class Session:
         self._mind.end(terminated)
         self._mind.work(step)
         self._finish(ended)
-        if self._over(step) or self.guard.mode is not Mode.RUNNING:
+        held = self.guard.mode is not Mode.RUNNING and not self._attended
+        if self._over(step) or held:
             self._running = False
-        else:
+        elif self._running:
             self._begin(episode + 1, step)
 
     def _finish(self, ended: str) -> None:

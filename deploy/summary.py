@@ -102,6 +102,7 @@ def summarise(
         "missed_steps": history.missed,
         "scheduling": history.scheduling,
         "modes": [{"t_s": m.t_s, "mode": m.mode, "reason": m.reason} for m in history.modes],
+        "operator_steps": int(sum((e.planned_T == 2).sum() for e in history.episodes)),
         "held_steps": int(sum((e.planned_T == 0).sum() for e in history.episodes)),
         "nonfinite_rejected": history.nonfinite.total,
         "nonfinite": vars(history.nonfinite),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -60,7 +60,7 @@ class Estimate:
 
     def remaining_s(self, view: View, history: History) -> float:
         """Return an estimate of the wall time that is left [s]; infinite before there is one."""
-        if view.t_s < 1.0:
+        if view.t_s < 1.0 or math.isinf(self._cfg.max_s):
             return math.inf
         rate = self.elapsed_s / view.t_s
         whole = [e.end_s - e.start_s for e in history.episodes if e.whole]
@@ -85,9 +85,15 @@ class Estimate:
 
 
 def panel(
-    view: View, history: History, cfg: RunConfig, estimate: Estimate, speed: Speed, arm_done: int | None
+    view: View,
+    history: History,
+    cfg: RunConfig,
+    estimate: Estimate,
+    speed: Speed,
+    arm_done: int | None,
+    more: Mapping[str, str],
 ) -> Panel:
-    """Return the live picture of a run."""
+    """Return the live picture of a run; `more` rows come last."""
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="dim", justify="right")
     rows.add_column()
@@ -98,12 +104,15 @@ def panel(
     speed_m_s = math.nan if view.observation is None else speed(view.observation.state_O)
     if math.isfinite(speed_m_s):
         rows.add_row("speed", f"{speed_m_s:+.2f} m/s")
-    rows.add_row("surprise", _surprise(view))
-    rows.add_row("plan", f"{view.plan_ms:.1f} ms   age {view.plan_age_ms:.0f} ms")
-    rows.add_row("adapting", _adapting(view, history))
+    if view.observation is None or math.isfinite(view.plan_ms):  # nothing but a planner is surprised, and adapts
+        rows.add_row("surprise", _surprise(view))
+        rows.add_row("plan", f"{view.plan_ms:.1f} ms   age {view.plan_age_ms:.0f} ms")
+        rows.add_row("adapting", _adapting(view, history))
     rows.add_row("returns", returns or "-")
     left_s = estimate.remaining_s(view, history)
     rows.add_row("time", f"{clock(estimate.elapsed_s)} elapsed   about {clock(left_s)} left")
+    for name, text in more.items():
+        rows.add_row(name, text)
     parts: list[RenderableType] = [rows]
     if view.alarm_s is not None and view.t_s - view.alarm_s < ALARM_SHOWN_S:
         parts.append(Text(f" ALARM at {view.alarm_s:.2f} s: this is not the body I know ", style="bold white on red"))
@@ -142,10 +151,11 @@ class Display:
         speed: Speed,
         arm_done: Callable[[], int | None],
         console: Console | None = None,
+        rows: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._console = console or Console()
         self._cfg, self._view, self._history = cfg, view, history
-        self._speed, self._arm_done = speed, arm_done
+        self._speed, self._arm_done, self._rows = speed, arm_done, rows
         self._estimate, self._stack = Estimate(cfg), ExitStack()
         self._told = [0, 0, 0]
 
@@ -154,6 +164,8 @@ class Display:
             self._stack.enter_context(
                 Live(get_renderable=self._panel, console=self._console, refresh_per_second=4, transient=True)
             )
+        elif keys := self._rows().get("keys"):
+            self._console.print(keys, highlight=False, soft_wrap=True)
         return self
 
     def __exit__(
@@ -162,7 +174,8 @@ class Display:
         self._stack.close()
 
     def _panel(self) -> Panel:
-        return panel(self._view, self._history, self._cfg, self._estimate, self._speed, self._arm_done())
+        now = self._arm_done(), self._rows()
+        return panel(self._view, self._history, self._cfg, self._estimate, self._speed, *now)
 
     def tell(self) -> None:
         """Print what has happened since the last call, one line per alarm, adaptation and episode."""
@@ -176,12 +189,14 @@ class Display:
             self._told[which] = len(lines)
 
     def _episode(self, e: EpisodeRecord) -> str:
-        left = clock(self._estimate.remaining_s(self._view, self._history))
+        left_s = self._estimate.remaining_s(self._view, self._history)
+        left = f", about {clock(left_s)} left" if math.isfinite(left_s) else ""
+        plan = f"  plan {self._view.plan_ms:.0f} ms" if math.isfinite(self._view.plan_ms) else ""
         phase = self._history.phase_at(e.start_s)
         return (
             f"episode {e.episode + 1:3d}  {phase:7s}  {e.start_s:7.2f} .. {e.end_s:7.2f} s  "
-            f"return {e.episode_return:8.1f}  {e.ended}  plan {self._view.plan_ms:.0f} ms  "
-            f"{clock(self._estimate.elapsed_s)} elapsed, about {left} left"
+            f"return {e.episode_return:8.1f}  {e.ended}{plan}  "
+            f"{clock(self._estimate.elapsed_s)} elapsed{left}"
         )
 
 

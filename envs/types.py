@@ -23,6 +23,10 @@ class Observation:
     image_t_s: float | None = None  # when it was taken, where the camera says
 
 
+POSITIONS = ("rad", "m")
+"""Units of actuators that are told where to be; all others are told how hard to push."""
+
+
 @dataclass(frozen=True, slots=True)
 class ActionSpec:
     """Legal actions: bounds, units and names, one entry per actuator."""
@@ -48,7 +52,7 @@ class ActionSpec:
     @property
     def positions(self) -> bool:
         """Whether an action says where to be; then the last one again means to hold still."""
-        return all(unit in ("rad", "m") for unit in self.unit_A)
+        return all(unit in POSITIONS for unit in self.unit_A)
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ def test_a_person_takes_over_by_hand_and_the_plan_resumes(tmp_path):
     (episode,) = made.history.episodes
     assert (episode.requested_TA[10:20] == 40.0).all()
     assert (episode.sent_TA[10:20] == 10.0).all()  # what the motors are asked for keeps to their bounds
-    assert (np.flatnonzero(episode.planned_T == 0) == np.arange(10, 20)).all()
+    assert (np.flatnonzero(episode.planned_T == 2) == np.arange(10, 20)).all()
     sources = [SOURCES[int(frame["source"])] for frame in seen]
     assert sources == ["plan"] * 10 + ["operator"] * 10 + ["plan"] * 19
 

@@ -97,6 +97,11 @@ class Feed:
     hand: SharedHand
     goals: SharedGoals
 
+    @property
+    def operator(self) -> SharedHand:
+        """Who may move the robot through it."""
+        return self.hand
+
     @classmethod
     def of(cls, pose: int, states: int, actions: int, limits: tuple[str, ...]) -> Feed:
         """Return a feed for a robot whose limits have these names."""

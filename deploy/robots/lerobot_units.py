@@ -11,6 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from lerobot.robots import Robot
+    from lerobot.teleoperators import Teleoperator
 
 Unit = Literal["degrees", "range_0_100", "range_m100_100", "radians"]
 UNITS: tuple[Unit, ...] = ("degrees", "range_0_100", "range_m100_100", "radians")
@@ -38,7 +39,7 @@ class JointScale:
         return dict(zip(self.names, values, strict=True))
 
 
-def serial_buses(robot: Robot) -> dict[str, Any]:
+def serial_buses(robot: Robot | Teleoperator) -> dict[str, Any]:
     """Return the robot's serial motor buses by the prefix that their joints carry ("left_" of two arms); none for others."""
     from lerobot.motors.motors_bus import SerialMotorsBus
 
@@ -47,7 +48,7 @@ def serial_buses(robot: Robot) -> dict[str, Any]:
     return {prefix: bus for prefix, bus in buses.items() if isinstance(bus, SerialMotorsBus)}
 
 
-def joint_units(robot: Robot, given: Mapping[str, Unit]) -> dict[str, Unit]:
+def joint_units(robot: Robot | Teleoperator, given: Mapping[str, Unit]) -> dict[str, Unit]:
     """Return the unit of each action feature: as given, or as the robot's motors say. Raises ValueError for an unknown one."""
     found: dict[str, str] = {
         f"{prefix}{name}{SUFFIX}": motor.norm_mode.value
