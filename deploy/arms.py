@@ -73,7 +73,8 @@ def open_session(
     """Return a session that is ready to run and writes into `folder`; `feed`: where others see it and ask; `crew`: who may steer it."""
     log = Log(folder, stop.shield)
     log.event(RunRecord(cfg.preset, cfg.robot, cfg.seed, parts.robot.dt_s, cfg.faults, parts.fault_s))
-    steering = [way for way in (crew, feed) if way is not None]
+    # who moves it by hand from afar has to go on asking; a crew may ask for ever, if only to hold
+    steering = [way for way in (feed, crew) if way is not None]
     more: dict[str, Any] = {"recorder": recorder, "feed": feed, "orders": None if crew is None else crew.orders}
     if steering:
         more["operator"] = FirstOf([way.operator for way in steering])

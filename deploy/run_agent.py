@@ -181,6 +181,8 @@ def live(
     from deploy.operators.joints import Joints
     from envs.robots import robot_spec
 
+    if operator.device == "web" and cfg.view != "web":
+        raise ValueError("the page that somebody steers from needs --view web")
     if operator.is_person and not any(arg.partition("=")[0] == "--time" for arg in args):
         cfg = replace(cfg, time="realtime")
     spec = robot_spec(cfg.robot, cfg.version)

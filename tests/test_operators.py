@@ -1,6 +1,7 @@
 """What keys, sticks, leaders and scripts ask for, and what a session makes of it; no device, no terminal, no wall time."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.limits import LIMITS
+from deploy.arms import build, open_session
 from deploy.guard import NEXT, Guard, GuardConfig, Mode
 from deploy.interrupt import Interrupts
 from deploy.mind import NoMind
-from deploy.operators.crew import OperatorConfig, take_options
+from deploy.operators.crew import Crew, OperatorConfig, take_options
 from deploy.operators.helm import Helm
 from deploy.operators.joints import Joints, Stick
 from deploy.operators.keys import HELD_S, REPEAT_S, TAP_S, Console, split
@@ -20,7 +22,8 @@ from deploy.operators.leader import Leader, LeaderConfig, options_of, parse_unit
 from deploy.operators.leader_process import scale_for
 from deploy.operators.script import Row, Script, Scripted, read_script
 from deploy.orders import WORDS, Orders
-from deploy.realtime.feed import SharedSwitch
+from deploy.realtime.asks import SharedHand
+from deploy.realtime.feed import Feed, SharedSwitch
 from deploy.safety import RobotLimits
 from deploy.session import Session
 from deploy.telemetry import Log
@@ -360,6 +363,26 @@ def test_nobody_can_arm_an_unattended_robot_so_that_its_session_ends(tmp_path):
     made = session(tmp_path, Actor({5: [lambda: orders.give("hold", "silence")]}), orders)
     assert made.history.episodes[0].ended == "held"
     assert made.guard.reason == "silence"
+
+
+def test_who_moves_the_robot_by_hand_from_a_page_goes_before_the_keys_and_either_stops_it(tmp_path):
+    cfg = config(max_s=0.5)
+    parts = build(cfg, planner=False)
+    orders, switch = Orders(attended=False), SharedSwitch()
+    crew = Crew(Scripted(lambda t_s: np.array([1.0])), orders, switch)
+    hand = SharedHand(1, Hand())
+    feed = replace(Feed.of(2, 2, 1, ("slew", "bounds")), hand=hand)
+    made = open_session(cfg, parts, tmp_path, Interrupts(), feed=feed, crew=crew)
+    hand.ask(np.array([3.0]))
+    made.run(lambda episode: episode < 1)
+    assert made.history.episodes[0].sent_TA[:, 0].tolist() == [3] * 5
+    (tmp_path / "again").mkdir()
+    again = open_session(cfg, parts, tmp_path / "again", Interrupts(), feed=feed, crew=crew)
+    hand.let_go()
+    feed.switch.throw("web page")
+    again.run(lambda episode: episode < 1)
+    assert (again.guard.mode, again.guard.reason) == (Mode.ESTOP, "web page")
+    assert again.history.episodes[0].sent_TA[:, 0].tolist() == [0]
 
 
 # --- scripts

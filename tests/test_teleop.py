@@ -196,6 +196,7 @@ def test_any_robot_can_be_steered_by_itself(name):
         (["--robot", "wolker"], "no robot named 'wolker'; choose from ["),
         (["--robot"], "no robot named ''; choose from"),
         (["walker", "--with", "script", "--script", "/nowhere.csv"], "--script /nowhere.csv cannot be read"),
+        (["walker", "--with", "web"], "the page that somebody steers from needs --view web"),
         (["walker", "--sed", "3"], "no option '--sed'; near misses: --seed"),
     ],
 )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HELP = f"""operator:
   --with DEVICE        keyboard (of this terminal, also over SSH), gamepad, script, or a lerobot teleoperator's type with
                        its own options: --with so101_leader --teleop.port=/dev/ttyACM0
+                       web: whoever is at the page of --view web, who can steer beside any of these
   --script FILE        CSV for --with script: columns t_s, joints' names, order (hold, stop, quit); a
                        row counts until the next; one without numbers leaves the robot to the plan
   --operator-speed X   share of what the limits allow: {", ".join(f"{s:g}" for s in SPEEDS)} at the keys
@@ -34,7 +35,7 @@ HELP = f"""operator:
   --operator-units U   what a teleoperator counts in, where its motors do not say: degrees, radians, range_0_100,
                        range_m100_100; or JOINT=UNIT,...
 """
-OWN = ("keyboard", "gamepad", "script")
+OWN = ("keyboard", "gamepad", "script", "web")
 WHO = {"device": "you", "hold": "nobody: held", "planner": "the planner"}
 
 
@@ -43,7 +44,7 @@ class OperatorConfig:
     """Which device, and how it is used."""
 
     device: str
-    """keyboard, gamepad, script, or what lerobot calls a teleoperator."""
+    """keyboard, gamepad, script, web, or what lerobot calls a teleoperator."""
     script: Path | None = None
     speed: float = 0.2
     """Share of what the robot's limits allow."""
@@ -136,20 +137,20 @@ class Crew:
         return shown
 
 
-def crew_of(cfg: OperatorConfig, joints: Joints, planner: bool, switch: SharedSwitch | None = None) -> Crew:
+def crew_of(cfg: OperatorConfig, joints: Joints, planner: bool) -> Crew:
     """Return who operates a robot with these joints; `planner`: there is one that steers when no person does.
 
-    `switch`: the emergency stop, where others can throw it too. Raises ValueError, in one line, for bad input.
+    Raises ValueError, in one line, for bad input.
     """
-    switch, fd = switch or SharedSwitch(), terminal()
+    switch, fd = SharedSwitch(), terminal()
     if cfg.script is not None:
         return _scripted(cfg.script, joints, planner, switch)
     if cfg.device == "keyboard" and fd is None:
         raise ValueError("the keyboard is that of a terminal, and standard input is none (over ssh: ssh -t)")
     orders, stick = Orders(attended=fd is not None or cfg.device == "gamepad"), Stick(joints)
-    leader = None if cfg.device in ("keyboard", "gamepad") else _leader(cfg, joints, orders)
+    leader = None if cfg.device in OWN else _leader(cfg, joints, orders)
     # a planner goes first, unless nobody could then ask for the device
-    first = "planner" if planner and orders.attended else "device"
+    first = "planner" if planner and (orders.attended or cfg.device == "web") else "device"
     helm = Helm(stick if leader is None else leader, joints, orders, switch, planner, first)
     crew = Crew(helm, orders, switch, helm=helm)
     if leader is not None:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FirstOf:
-    """Operators of whom the first that asks for anything is heard."""
+    """Operators of whom the first that asks for anything is heard; those after it are not asked, and know by that."""
 
     operators: Sequence[Operator]
 
     def wants(self, t_s: float, last_A: np.ndarray, /) -> np.ndarray | None:
-        """Return what the first of them asks for, (A,), None if nobody does; each is asked."""
-        wishes = [operator.wants(t_s, last_A) for operator in self.operators]
+        """Return what the first of them asks for, (A,), None if nobody does."""
+        wishes = (operator.wants(t_s, last_A) for operator in self.operators)
         return next((wish for wish in wishes if wish is not None), None)
 
 
