@@ -109,11 +109,12 @@ def test_a_bad_option_is_told_in_one_line(kind, options, says):
 
 
 @pytest.mark.parametrize("name", ROBOTS)
-def test_names_end_as_lerobot_routes_them_and_no_measured_position_is_taken_for_a_command(name):
+def test_names_end_as_lerobot_routes_them_and_a_measured_position_is_a_command_only_where_commands_are_positions(name):
     spec = ROBOTS[name]
     states, actions = state_keys(spec), action_keys(spec)
     assert all(key.endswith((".pos", ".vel")) for key in (*states, *actions))
-    assert len({*states, *actions}) == spec.state_size + spec.action.size
+    shared = spec.action.size if spec.action.positions else 0
+    assert len({*states, *actions}) == spec.state_size + spec.action.size - shared
 
 
 def connected(*options):
