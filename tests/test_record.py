@@ -159,7 +159,8 @@ def test_a_full_disk_ends_recording_with_the_reason_and_the_loop_goes_on(tmp_pat
         status = recorder.status
     assert status.ended is not None
     assert "File too large" in status.ended
-    assert (status.saved, status.dropped) == (1, 1)
+    assert status.saved == 1
+    assert status.dropped in range(1, 12)  # this step, and those of its episode that came after the writer had ended
     assert not list(tmp_path.glob(".*"))
     assert opened(tmp_path / "toy").num_episodes == 1
 
