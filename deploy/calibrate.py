@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -64,10 +63,10 @@ def main(argv: Sequence[str]) -> int:
     """Calibrate a preset; return the exit code."""
     from agents.learned import LearnedConfig
     from configs.presets import PRESETS
-    from deploy.commandline import guarded, resolve
+    from deploy.commandline import Options, guarded, resolve
     from deploy.interrupt import Interrupts
 
-    own = argparse.ArgumentParser(prog="surefoot calibrate", add_help=False, allow_abbrev=False)
+    own = Options("surefoot calibrate")
     own.add_argument("--episodes", type=int, default=480)
     own.add_argument("--workers", type=int, default=2)
 

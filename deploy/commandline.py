@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import re
 import sys
@@ -9,12 +10,25 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import tyro
 
 from deploy.config import RunConfig, from_yaml, near, option_names
 
 HELP = ("-h", "--help")
+
+
+class Options(argparse.ArgumentParser):
+    """A command's own options, exactly as they are spelt; what is wrong with them raises ValueError, in one line."""
+
+    def __init__(self, prog: str = "", about: str | None = None) -> None:
+        """`about` None: the command tells its help itself."""
+        super().__init__(prog, description=about, add_help=about is not None, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of ending the program."""
+        raise ValueError(message)
 
 
 def complain(message: str, code: int = 2) -> int:

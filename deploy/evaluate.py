@@ -111,7 +111,9 @@ def measure(cfg: RunConfig, episodes: int, workers: int, out: Path) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of what is this command's own; the rest overrides the preset."""
-    own = argparse.ArgumentParser(prog="surefoot evaluate", add_help=False, allow_abbrev=False)
+    from deploy.commandline import Options
+
+    own = Options("surefoot evaluate")
     own.add_argument("--episodes", type=int, required=True)
     own.add_argument("--out", type=Path, required=True)
     own.add_argument("--workers", type=int, default=1)
@@ -130,7 +132,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"{parser().format_usage()}{__doc__}")
         if not argv or any(arg in HELP for arg in argv):
             resolve([arg for arg in argv[:1] if arg not in HELP] + ["--help"], PRESETS, "surefoot evaluate")
-        own, rest = _own(argv)
+        own, rest = parser().parse_known_args(argv)
         cfg = replace(resolve(rest, PRESETS, "surefoot evaluate"), adapt=False, control_arm=False)
         if own.episodes < 1 or own.workers < 1:
             raise ValueError(f"--episodes and --workers must be >= 1, got {own.episodes} and {own.workers}")
@@ -141,17 +143,6 @@ def main(argv: Sequence[str]) -> int:
 
     with Interrupts():
         return guarded(body)
-
-
-def _own(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Split this command's own options from the preset's. Raises ValueError instead of argparse's exit."""
-    own = parser()
-
-    def refuse(message: str) -> None:
-        raise ValueError(message)
-
-    own.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
-    return own.parse_known_args(argv)
 
 
 if __name__ == "__main__":

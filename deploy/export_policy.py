@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -27,10 +26,10 @@ def write(preset: str, overrides: Sequence[str], out: Path) -> None:
 def main(argv: Sequence[str]) -> int:
     """Export a preset's planner; return the exit code."""
     from configs.presets import PRESETS
-    from deploy.commandline import HELP, guarded
+    from deploy.commandline import HELP, Options, guarded
     from deploy.pilot import planning_config
 
-    own = argparse.ArgumentParser(prog="surefoot export-policy", add_help=False, allow_abbrev=False)
+    own = Options("surefoot export-policy")
     own.add_argument("--out", type=Path)
 
     def body() -> int:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 class Mode(Enum):
     """What the robot may do."""
 
-    DISARMED = "disarmed"  # nothing is sent
+    DISARMED = "disarmed"  # it holds
     ARMED = "armed"  # it holds, and may be started
     RUNNING = "running"  # it follows plans
     HOLD = "hold"  # it holds; a watchdog barked
-    ESTOP = "estop"  # nothing is sent until a person has reset it and armed it again
+    ESTOP = "estop"  # it holds until a person has reset it and armed it again
 
 
 NEXT: Mapping[tuple[Mode, str], Mode] = {
@@ -121,7 +121,7 @@ class Guard:
 
     def begin_episode(self, t_s: float) -> None:
         """Forget what was seen: the robot was put somewhere else."""
-        self._fresh_s = self._moved_s = self._planned_s = t_s
+        self._moved_s = self._planned_s = t_s
         self._seen: Observation | None = None
         self._sent_A: np.ndarray | None = None
 

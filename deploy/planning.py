@@ -98,9 +98,8 @@ class PlanQueue:
         plan = think(ahead)
         took_s = self._timer() - began_s
         self._measured_s.append(took_s)
-        took_or_given_s = max(took_s, self._least_s) if self._latency_s is None else self._latency_s
-        charged_s = 0.0 if held else took_or_given_s
-        visible = step + steps_in(charged_s, self._dt_s)
+        charged_s = max(took_s, self._least_s) if self._latency_s is None else self._latency_s
+        visible = step if held else step + steps_in(charged_s, self._dt_s)
         self._next_start = max(visible, step + self._plan_every)
         start = step + ahead if self._compensate else visible
         made = Planned(replace(plan, t0_s=start * self._dt_s), visible, max(visible, start), took_s)

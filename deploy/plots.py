@@ -118,7 +118,7 @@ def adaptation_plot(history: History) -> bytes | None:
         axis.bar(x - 0.2, [r.heldout_before for r in mine], 0.38, color="#b9c0c7", label="before")
         colours = [BLUE if r.accepted else RED for r in mine]
         axis.bar(x + 0.2, [r.heldout_after for r in mine], 0.38, color=colours, label="after")
-        axis.set_xticks(x, [f"{r.t_s:.0f} s\n{'accepted' if r.accepted else 'refused'}" for r in mine])
+        axis.set_xticks(x, [f"{r.t_s:.0f} s\n{'accepted' if r.accepted else 'refused'}" for r in mine], fontsize=8)
         axis.set_xlim(-0.8, max(len(mine), 2) - 0.2)
         axis.set_title(part, fontsize=10, loc="left", color=INK)
         axis.set_ylabel("held-out error")

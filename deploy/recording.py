@@ -6,7 +6,6 @@ same command again goes on where the data set ends.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -85,17 +84,12 @@ def episodes_in(root: Path, config: str | None = None) -> int:
 def main(argv: Sequence[str]) -> int:
     """Record episodes of a preset; return the exit code."""
     from configs.presets import PRESETS
-    from deploy.commandline import HELP, complain, guarded, resolve
+    from deploy.commandline import HELP, Options, complain, guarded, resolve
     from deploy.interrupt import Interrupts
 
-    own = argparse.ArgumentParser(prog="surefoot record", add_help=False, allow_abbrev=False)
+    own = Options("surefoot record")
     own.add_argument("--out", type=Path, required=True)
     own.add_argument("--episodes", type=int, required=True)
-
-    def refuse(message: str) -> None:
-        raise ValueError(message)
-
-    own.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
 
     def body() -> int:
         if not argv or any(arg in HELP for arg in argv):

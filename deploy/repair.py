@@ -7,7 +7,6 @@ all frames of its videos, unless its single pictures are still there; everything
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
@@ -67,15 +66,10 @@ def _finish(root: Path) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     """Mend a data set and say what was done; return the exit code."""
-    from deploy.commandline import guarded
+    from deploy.commandline import Options, guarded
 
-    own = argparse.ArgumentParser(prog="surefoot repair", description=__doc__, allow_abbrev=False)
+    own = Options("surefoot repair", __doc__)
     own.add_argument("path", type=Path)
-
-    def refuse(message: str) -> None:
-        raise ValueError(message)
-
-    own.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
 
     def body() -> int:
         path = own.parse_args(argv).path

@@ -6,7 +6,6 @@ repeats its recording to the last bit; another one, or another version of the si
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -152,18 +151,13 @@ def other_versions(root: Path) -> str | None:
 
 def main(argv: Sequence[str]) -> int:
     """Replay an episode; return the exit code, 1 where a recording of the same robot was not repeated to the last bit."""
-    from deploy.commandline import guarded
+    from deploy.commandline import Options, guarded
     from deploy.robots.sim import make_robot
 
-    own = argparse.ArgumentParser(prog="surefoot replay", description=__doc__, allow_abbrev=False)
+    own = Options("surefoot replay", __doc__)
     own.add_argument("path", type=Path)
     own.add_argument("--episode", type=int, required=True)
     own.add_argument("--on", help="preset or robot; without it, the recorded one", metavar="PRESET_OR_ROBOT")
-
-    def refuse(message: str) -> None:
-        raise ValueError(message)
-
-    own.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
 
     def body() -> int:
         known = own.parse_args(argv)

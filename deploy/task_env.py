@@ -14,7 +14,7 @@ from envs.robots import pick
 
 if TYPE_CHECKING:
     from deploy.drawing import Painter
-    from deploy.robots.task import Task
+    from deploy.robots.simulated import Simulated
 
 PICTURE = (SIZE[1], SIZE[0], 3)
 
@@ -27,7 +27,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
 built without it or a picture."""
 
 
-def shapes(task: Task, shows: str) -> dict[str, tuple[int, ...]]:
+def shapes(task: Simulated, shows: str) -> dict[str, tuple[int, ...]]:
     """Return the shape of each part of an observation; raises KeyError for an unknown kind."""
     parts = pick(SHOWN, shows, "kind of observation")
     return {part: PICTURE if part == "pixels" else (task.spec.state_size,) for part in parts}
@@ -45,7 +45,7 @@ class TaskEnv(gymnasium.Env):
     A robot that can fall succeeds by reaching the time limit without a fall: info["is_success"].
     """
 
-    def __init__(self, task: Task, shows: str = "agent_pos") -> None:
+    def __init__(self, task: Simulated, shows: str = "agent_pos") -> None:
         self._task, self._spec = task, task.spec
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": task.fps}
         self.render_mode = "rgb_array"

@@ -8,9 +8,9 @@ import pytest
 from configs.limits import LIMITS
 from deploy.clock import SimulatedClock
 from deploy.robots.driven import HOLD_AFTER_S, DrivenRobot
-from deploy.robots.task import Task
+from deploy.robots.simulated import Simulated
 
-CART = Task("double_integrator", LIMITS)
+CART = Simulated("double_integrator", LIMITS)
 DT_S = CART.spec.dt_s
 
 
@@ -97,7 +97,7 @@ def test_a_command_of_another_shape_is_refused_before_it_is_kept(driven):
 
 
 def test_a_robot_that_falls_is_put_back_at_its_next_start(driven):
-    task = Task("hopper", LIMITS)
+    task = Simulated("hopper", LIMITS)
     robot = driven(None, task, seed=5)
     starts = [task.build().reset(seed, 0.0).state_O for seed in (5, 6)]
     assert np.array_equal(robot.observe().state_O, starts[0])
@@ -109,7 +109,7 @@ def test_a_robot_that_falls_is_put_back_at_its_next_start(driven):
 
 
 def test_faults_run_on_the_clock_since_the_robot_was_made(driven):
-    task = Task("double_integrator", LIMITS, faults=f"actuator_gain:force:0.5@{2 * DT_S}")
+    task = Simulated("double_integrator", LIMITS, faults=f"actuator_gain:force:0.5@{2 * DT_S}")
     robot = driven(None, task)
     for _ in range(4):
         robot.command(np.array([2.0]))
@@ -129,7 +129,7 @@ def test_faults_run_on_the_clock_since_the_robot_was_made(driven):
 )
 def test_what_does_not_exist_is_refused_in_one_line(wrong, says):
     with pytest.raises((KeyError, ValueError)) as refusal:
-        Task(**{"robot": "walker2d", "limits": LIMITS, **wrong})
+        Simulated(**{"robot": "walker2d", "limits": LIMITS, **wrong})
     (message,) = refusal.value.args
     assert says in message
     assert "\n" not in message

@@ -13,11 +13,11 @@ import pytest
 from configs.limits import LIMITS
 from configs.presets import PRESETS
 from deploy.pilot import Pilot
-from deploy.robots.task import Task
+from deploy.robots.simulated import Simulated
 from deploy.task_env import PICTURE, TaskEnv
 
 ROOT = Path(__file__).resolve().parents[1]
-WALKER = Task("walker2d", LIMITS)
+WALKER = Simulated("walker2d", LIMITS)
 QUIET = ("--play_sounds=false", "--display_data=false")
 EVAL_STEPS, EVAL_SEED = 100, 7
 
@@ -128,7 +128,7 @@ def test_replay_repeats_what_was_recorded(recorded, dataset, tmp_path):
 
 def expected_return(seed):
     """Return what the planner earns in an environment that is stepped by hand; lerobot hands over single precision."""
-    task = Task("walker2d", LIMITS, episode_steps=EVAL_STEPS)
+    task = Simulated("walker2d", LIMITS, episode_steps=EVAL_STEPS)
     env, earned = TaskEnv(task), 0.0
     observation, _ = env.reset(seed=seed)
     pilot = Pilot(PRESETS["walker"][1])

@@ -9,7 +9,7 @@ from configs.limits import LIMITS
 from configs.presets import PRESETS
 from deploy.evaluate import run_episode
 from deploy.pilot import Pilot
-from deploy.robots.task import Task
+from deploy.robots.simulated import Simulated
 from deploy.session import env_seed
 from deploy.task_env import TaskEnv
 
@@ -33,7 +33,7 @@ def episode(pilot, task, seed):
 def test_it_earns_what_surefoot_evaluate_earns_without_latency(preset, steps):
     cfg = replace(PRESETS[preset][1], plan_latency_s=0.0, episode_steps=steps, adapt=False, seed=3)
     expected = run_episode(cfg, 0)
-    rewards, *_ = episode(Pilot(cfg), Task(cfg.robot, LIMITS, episode_steps=steps), env_seed(3, 0))
+    rewards, *_ = episode(Pilot(cfg), Simulated(cfg.robot, LIMITS, episode_steps=steps), env_seed(3, 0))
     assert len(rewards) == expected.steps == steps
     assert np.sum(rewards) == pytest.approx(expected.episode_return, rel=1e-12)
 

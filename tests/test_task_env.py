@@ -6,7 +6,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from configs.limits import LIMITS
-from deploy.robots.task import Task
+from deploy.robots.simulated import Simulated
 from deploy.task_env import PICTURE, SHOWN, TaskEnv
 from envs.robots import ROBOTS
 
@@ -14,19 +14,19 @@ from envs.robots import ROBOTS
 @pytest.mark.filterwarnings("ignore:.*Box")
 @pytest.mark.parametrize("robot", ROBOTS)
 def test_gymnasium_accepts_every_robot(robot):
-    check_env(TaskEnv(Task(robot, LIMITS)), skip_render_check=True)
+    check_env(TaskEnv(Simulated(robot, LIMITS)), skip_render_check=True)
 
 
 @pytest.mark.parametrize("shows", SHOWN)
 def test_every_kind_of_observation_is_what_its_space_says(shows):
-    env = TaskEnv(Task("walker2d", LIMITS), shows)
+    env = TaskEnv(Simulated("walker2d", LIMITS), shows)
     observation, _ = env.reset(seed=0)
     assert env.observation_space.contains(observation)
     assert set(observation) == set(SHOWN[shows])
 
 
 def test_the_picture_shows_the_robot_where_it_is():
-    env = TaskEnv(Task("walker2d", LIMITS), "pixels_agent_pos")
+    env = TaskEnv(Simulated("walker2d", LIMITS), "pixels_agent_pos")
     first, _ = env.reset(seed=0)
     for _ in range(20):
         then, *_ = env.step(np.ones(6, np.float32))
@@ -36,7 +36,7 @@ def test_the_picture_shows_the_robot_where_it_is():
 
 
 def last_step(robot, action_A, steps=None):
-    env = TaskEnv(Task(robot, LIMITS, episode_steps=steps))
+    env = TaskEnv(Simulated(robot, LIMITS, episode_steps=steps))
     env.reset(seed=0)
     for step in range(1, 1001):
         *_, terminated, truncated, info = env.step(action_A)
@@ -61,8 +61,8 @@ def test_a_robot_that_cannot_fall_has_no_success_to_report():
 
 
 def test_a_fault_starts_at_its_second_of_every_episode():
-    task = Task("double_integrator", LIMITS, faults="actuator_gain:force:0@0.2")
-    env, healthy = TaskEnv(task), TaskEnv(Task("double_integrator", LIMITS))
+    task = Simulated("double_integrator", LIMITS, faults="actuator_gain:force:0@0.2")
+    env, healthy = TaskEnv(task), TaskEnv(Simulated("double_integrator", LIMITS))
     for seed in (1, 2):
         env.reset(seed=seed)
         healthy.reset(seed=seed)
@@ -74,7 +74,7 @@ def test_a_fault_starts_at_its_second_of_every_episode():
 
 
 def test_what_is_not_finite_is_not_applied_and_no_observation_is_not_finite():
-    env = TaskEnv(Task("walker2d", LIMITS))
+    env = TaskEnv(Simulated("walker2d", LIMITS))
     env.reset(seed=0)
     env.step(np.full(6, 0.25))
     for bad in (np.nan, np.inf):
@@ -86,11 +86,11 @@ def test_what_is_not_finite_is_not_applied_and_no_observation_is_not_finite():
 
 def test_an_unknown_kind_of_observation_lists_the_legal_ones():
     with pytest.raises(KeyError, match="no kind of observation named 'smells'; choose from"):
-        TaskEnv(Task("walker2d", LIMITS), "smells")
+        TaskEnv(Simulated("walker2d", LIMITS), "smells")
 
 
 def test_the_limits_are_those_of_the_robot_not_of_who_acts():
-    env = TaskEnv(Task("walker2d", LIMITS))
+    env = TaskEnv(Simulated("walker2d", LIMITS))
     env.reset(seed=0)
     *_, info = env.step(np.full(6, 50.0))
     assert info["action_sent"].tolist() == [1.0] * 6

@@ -44,9 +44,14 @@ def save_part(folder: Path, part: str, model: nn.Module, card: Mapping[str, Any]
     nets = {name for name, _ in model.named_parameters()}
     tensors = {n: t.bfloat16() if half and n in nets else t for n, t in model.state_dict().items()}
     save_tensors(folder / f"{part}.safetensors", tensors)
-    temporary = folder / f"{part}.json.tmp"
-    temporary.write_text(json.dumps({"format": FORMAT, "part": part, **card}, indent=1, sort_keys=True) + "\n")
-    os.replace(temporary, folder / f"{part}.json")
+    write_json(folder / f"{part}.json", {"format": FORMAT, "part": part, **card})
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON that is never seen half written."""
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    os.replace(temporary, path)
 
 
 def read_card(folder: Path, part: str) -> dict[str, Any]:
@@ -175,9 +180,7 @@ def read_trim(path: Path) -> Trim | None:
 
 def write_trim(path: Path, trim: Trim) -> None:
     """Write a trim that is never seen half written."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(trim)) + "\n")
-    os.replace(temporary, path)
+    write_json(path, asdict(trim))
 
 
 def load_model(folder: Path) -> WorldModel:

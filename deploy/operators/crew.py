@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploy.commandline import Options
 from deploy.operators.helm import Helm
 from deploy.operators.joints import Joints, Stick
 from deploy.operators.keyboard import Keyboard, terminal
@@ -78,17 +78,13 @@ def take_options(argv: Sequence[str], name: str) -> tuple[OperatorConfig | None,
 
     Raises ValueError, in one line, for what is no such option.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Options()
     parser.add_argument(name, dest="device")
     parser.add_argument("--script", type=Path)
     parser.add_argument("--operator-speed", dest="speed", type=float)
     parser.add_argument("--operator-stale", dest="stale_s", type=float)
     parser.add_argument("--operator-units", dest="units")
 
-    def refuse(message: str) -> None:
-        raise ValueError(message)
-
-    parser.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
     own, rest = parser.parse_known_args(argv)
     options = tuple(arg for arg in rest if arg.startswith("--teleop."))
     rest = [arg for arg in rest if arg not in options]

@@ -16,6 +16,7 @@ import numpy as np
 
 from deploy.mind import JobStarted, Tell
 from deploy.records import JobRecord, JobTiming
+from deploy.telemetry import write_atomic
 
 if TYPE_CHECKING:
     from agents.adaptation import Candidate, Play
@@ -47,7 +48,7 @@ def write_job(folder: Path, job: Job) -> None:
         arrays |= {f"{number}.{name}": np.ascontiguousarray(getattr(play, name)) for name in PLAYED}
     save_file(arrays, folder / "play.safetensors")
     about = {"fell": [p.terminated for p in job.play], "recent": job.recent, "seed": job.seed, "parts": job.cfg.parts}
-    write_whole(folder / "job.json", about)
+    write_atomic(folder / "job.json", json.dumps(about))
 
 
 PLAYED = ("state_TO", "action_TA", "reward_T")
@@ -61,13 +62,6 @@ def read_play(folder: Path, fell: list[bool]) -> list[Play]:
 
     arrays = load_file(folder / "play.safetensors")
     return [Play(*(arrays[f"{i}.{name}"] for name in PLAYED), terminated=bool(end)) for i, end in enumerate(fell)]  # pyright: ignore
-
-
-def write_whole(path: Path, value: Any) -> None:
-    """Write JSON that is never seen half written."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value))
-    os.replace(part, path)
 
 
 def do_job(cfg: RunConfig, folder: Path) -> None:
@@ -91,7 +85,7 @@ def do_job(cfg: RunConfig, folder: Path) -> None:
     for candidate in made:
         card = {k: v for k, v in read_card(folder, candidate.part).items() if k not in ("format", "part")}
         save_part(folder / "candidates", candidate.part, candidate.model, card, half=False)
-    write_whole(folder / "done.json", [shallow(candidate) for candidate in made])
+    write_atomic(folder / "done.json", json.dumps([shallow(candidate) for candidate in made]))
 
 
 def shallow(candidate: Candidate) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from agents.types import AdaptationReport, GoalChange, ModelSwap, SurpriseReading
 from deploy.mind import JobStarted
-from deploy.realtime.channel import Latest, Stream, shared_bytes
+from deploy.realtime.channel import Latest, Stream
 from deploy.records import JobRecord, JobTiming, PlanRecord, PlanTiming, plain
 from planners.types import ActionPlan, PlanStatus
 
@@ -31,7 +31,7 @@ TOLD = (
 """What a thinker reports, by name."""
 LONGEST = 2000
 TEXT = np.dtype([("size", "<u4"), ("text", "u1", (LONGEST,))])
-_PLAN = struct.Struct("<qqqqqdddddqq")
+_PLAN = struct.Struct("<qqqqqddddqq")
 _STATUS = tuple(PlanStatus)
 
 
@@ -70,8 +70,6 @@ class Link:
     heard: Stream
     told: Stream
     plan: Latest
-    beat: Any
-    """When the thinker was last seen at work: one float64, of the monotonic clock [s]."""
 
     @classmethod
     def of(cls, states: int, actions: int, rows: int = 512) -> Link:
@@ -80,30 +78,20 @@ class Link:
             Stream(heard_dtype(states, actions), 8192),
             Stream(TEXT, 1024),
             Latest(_PLAN.size + 8 * rows * actions),
-            shared_bytes(8),
         )
-
-    def touch(self, now_s: float) -> None:
-        """Say that the thinker is at work."""
-        np.frombuffer(self.beat, "<f8", 1)[0] = now_s
-
-    @property
-    def touched_s(self) -> float:
-        """When it last did."""
-        return float(np.frombuffer(self.beat, "<f8", 1)[0])
 
 
 def pack_plan(episode: int, from_step: int, plan: ActionPlan) -> bytes:
     """Return a plan of an episode, followed from `from_step` on, as bytes."""
     rows = np.ascontiguousarray(plan.actions_HA, "<f8")
     numbers = (episode, from_step, plan.goal_version, plan.rejected, _STATUS.index(plan.status))
-    times = (plan.t0_s, plan.dt_s, plan.cost, plan.observed_s, 0.0)
+    times = (plan.t0_s, plan.dt_s, plan.cost, plan.observed_s)
     return _PLAN.pack(*numbers, *times, *rows.shape) + rows.tobytes()
 
 
 def unpack_plan(value: bytes) -> tuple[int, int, ActionPlan]:
     """Return the episode, the first step and the plan of what `pack_plan` made."""
-    episode, from_step, version, rejected, status, t0_s, dt_s, cost, observed_s, _, h, a = _PLAN.unpack_from(value)
+    episode, from_step, version, rejected, status, t0_s, dt_s, cost, observed_s, h, a = _PLAN.unpack_from(value)
     actions_HA = np.frombuffer(value, "<f8", h * a, _PLAN.size).reshape(h, a)
     plan = ActionPlan(actions_HA, dt_s, t0_s, _STATUS[status], cost, version, observed_s, rejected)
     return episode, from_step, plan

@@ -37,9 +37,8 @@ class RemoteMind:
         self, cfg: RunConfig, body: Body, states: int, tell: Tell, folder: Path, feed: Feed | None = None
     ) -> None:
         self._link, self._tell = Link.of(states, body.actions), tell
-        self._episode, self._seen_plan, self._sent, self._acked = -1, 0, 0, 0
+        self._episode, self._seen_plan, self._sent, self._awaited, self._acked = -1, 0, 0, 0, 0
         self._plans: list[tuple[int, ActionPlan]] = []
-        self._seen_s = 0.0
         context = multiprocessing.get_context("spawn")
         asked, asking = context.Pipe(duplex=False)
         jobs = partial(AdapterJobs, asking, folder / "adaptations")

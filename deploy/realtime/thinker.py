@@ -45,8 +45,6 @@ class Thinker:
 
     def turn(self) -> bool:
         """Take in what is new, then think about the newest; return whether there was anything to do."""
-        now_s = time.monotonic()
-        self.link.touch(now_s)
         records = self.link.heard.read()
         for record in records:
             self.hear(record)

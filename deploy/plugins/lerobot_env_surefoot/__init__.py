@@ -12,7 +12,7 @@ from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGE, OBS_STATE
 
 from configs.limits import LIMITS
 from deploy.refusal import refused
-from deploy.robots.task import Task
+from deploy.robots.simulated import Simulated
 from deploy.task_env import TaskEnv, shapes
 
 KINDS = {"agent_pos": FeatureType.STATE, "environment_state": FeatureType.ENV, "pixels": FeatureType.VISUAL}
@@ -56,9 +56,9 @@ class SurefootEnv(EnvConfig):
         self.features[ACTION] = PolicyFeature(FeatureType.ACTION, (task.spec.action.size,))
 
     @property
-    def as_task(self) -> Task:
+    def as_task(self) -> Simulated:
         """The environment by our names."""
-        return Task(self.task or "", LIMITS, self.version, self.faults, self.episode_length, self.pictures)
+        return Simulated(self.task or "", LIMITS, self.version, self.faults, self.episode_length, self.pictures)
 
     @property
     def gym_kwargs(self) -> dict:

@@ -15,7 +15,7 @@ from configs.limits import LIMITS
 from deploy.feature_names import action_keys, action_of, named, state_keys
 from deploy.refusal import refused
 from deploy.robots.driven import CLOCKS, DrivenRobot
-from deploy.robots.task import Task
+from deploy.robots.simulated import Simulated
 from deploy.task_env import PICTURE
 from envs.robots import pick
 
@@ -56,9 +56,9 @@ class SurefootSimConfig(RobotConfig):
                 raise ValueError(f"journal must be a new file in a folder that exists, got {self.journal}")
 
     @property
-    def task(self) -> Task:
+    def task(self) -> Simulated:
         """The robot by our names."""
-        return Task(self.robot, LIMITS, self.version, self.faults, pictures=self.pictures)
+        return Simulated(self.robot, LIMITS, self.version, self.faults, pictures=self.pictures)
 
 
 class SurefootSim(Robot):

@@ -20,7 +20,7 @@ PAINTERS: Mapping[str, bool] = {"drawn": False, "mujoco": True}
 
 
 @dataclass(frozen=True)
-class Task:
+class Simulated:
     """One robot in simulation. Raises KeyError or ValueError, in one line, for what does not exist."""
 
     robot: str
