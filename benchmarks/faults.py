@@ -99,9 +99,9 @@ class FaultOptions(Options):
     kinds: tuple[str, ...] = tuple(LADDERS["walker"])
     searched: int = 4
     """Episodes per rung of a ladder."""
-    judged: int = 16
+    judged: int = 12
     """Episodes that each arm of a cell is judged on, the same ones."""
-    simulated: int = 2
+    simulated: int = 1
     """Episodes with the simulator as the model, which takes its time."""
     changes: int = 200
     """Changes of goal of a healthy walker."""
