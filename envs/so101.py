@@ -5,6 +5,8 @@ Six STS3215 servos move five joints and a jaw; angles are zero in the middle of 
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,15 @@ def model_file(suffix: str = ".xml") -> Path:
 
 
 def build_model(block: bool = False) -> Any:
-    """Return the MuJoCo model (mujoco.MjModel): the arm on a table, a camera "front", a mark "target", perhaps a block."""
+    """Return the MuJoCo model (mujoco.MjModel): the arm on a table, a camera "front", a mark "target", perhaps a block.
+
+    It is compiled once per process; every call returns a copy, which a fault may change.
+    """
+    return copy.copy(_compiled(block))
+
+
+@cache
+def _compiled(block: bool) -> Any:
     mujoco = mujoco_module()
     spec = mujoco.MjSpec.from_file(str(model_file()))
     spec.option.timestep = TIMESTEP_S
