@@ -78,13 +78,12 @@ def live(cell: Cell) -> dict[str, Any]:
         session.run(lambda episode: episode < cell.episodes)
         session.log.close()
     found = session.history
-    ages = found.ages_s()
     return {
         "returns": [e.episode_return for e in found.episodes],
         "starved": int(sum((e.planned_T == 0).sum() for e in found.episodes)),
         "steps": sum(e.steps for e in found.episodes),
-        "age_ms": [1e3 * float(x) for x in np.quantile(ages, (0.5, 0.99))],
-        "late_ms": [1e3 * float(x) for x in np.quantile(found.late_s, (0.5, 0.99, 1.0))],
+        "age_ms": [1e3 * float(x) for x in np.quantile(found.age_s.values, (0.5, 0.99))],
+        "late_ms": [1e3 * float(x) for x in (*np.quantile(found.late_s.values, (0.5, 0.99)), found.late_s.largest)],
         "missed": found.missed,
         "scheduling": found.scheduling,
     }

@@ -42,7 +42,7 @@ def run_episode(cfg: RunConfig, episode: int) -> EpisodeResult:
     torch.set_num_threads(1)
     session = unlogged(cfg, build(cfg), lambda history, _: not history.episodes, episode)
     (done,) = session.history.episodes
-    plan_ms, nonfinite = tuple(session.history.plan_ms), session.history.nonfinite.total
+    plan_ms, nonfinite = tuple(session.history.plan_ms.values.tolist()), session.history.nonfinite.total
     return EpisodeResult(episode, done.env_seed, done.episode_return, done.steps, done.ended, nonfinite, plan_ms)
 
 

@@ -1,8 +1,10 @@
-"""What has happened in a run so far, and which part of it is healthy, broken or adapted."""
+"""What has happened in a run so far, and which part of it is healthy, broken or adapted; in bounded memory, however long it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +17,34 @@ if TYPE_CHECKING:
 
 Phase = Literal["healthy", "broken", "adapted"]
 PHASES: tuple[Phase, ...] = ("healthy", "broken", "adapted")
+SAMPLED = 50_000
+"""Numbers of a kind that are kept at most."""
+FULL = 64
+"""Episodes whose arrays are kept at most; all are in the log."""
+
+
+class Sample:
+    """Numbers that percentiles are taken of: all of them, or of too many every second, every fourth and so on."""
+
+    def __init__(self) -> None:
+        self.count, self.largest = 0, float("-inf")
+        self._kept, self._stride = array("d"), 1
+
+    def add(self, values: Iterable[float]) -> None:
+        """Add some; those that are not finite do not count."""
+        for value in values:
+            if not math.isfinite(value):
+                continue
+            if self.count % self._stride == 0:
+                self._kept.append(value)
+            self.count, self.largest = self.count + 1, max(self.largest, value)
+            if len(self._kept) > SAMPLED:
+                self._kept, self._stride = self._kept[::2], 2 * self._stride
+
+    @property
+    def values(self) -> np.ndarray:
+        """Those that are kept, in the order in which they came."""
+        return np.array(self._kept)
 
 
 @dataclass
@@ -40,7 +70,7 @@ class History:
     dt_s: float
     episodes: list[EpisodeRecord] = field(default_factory=list)
     poses: list[np.ndarray] = field(default_factory=list)
-    """Configuration at every step of every episode, (T + 1, P) each."""
+    """Configuration at every step of every episode, (T + 1, P) each; (0, P) for those that are no longer kept in full."""
     alarms: list[tuple[int, SurpriseReading]] = field(default_factory=list)
     """Episode and reading of every alarm."""
     adaptations: list[AdaptationReport] = field(default_factory=list)
@@ -48,14 +78,34 @@ class History:
     goals: list[GoalChange] = field(default_factory=list)
     jobs: list[JobRecord] = field(default_factory=list)
     modes: list[ModeChange] = field(default_factory=list)
-    plan_ms: list[float] = field(default_factory=list)
-    late_s: list[float] = field(default_factory=list)
-    """How late every control step was."""
+    plan_ms: Sample = field(default_factory=Sample)
+    late_s: Sample = field(default_factory=Sample)
+    """How late control steps were."""
+    age_s: Sample = field(default_factory=Sample)
+    """How old the plans behind executed actions were."""
+    operator_steps: int = 0
+    held_steps: int = 0
+    surprise_max: float | None = None
     missed: int = 0
     """Steps that were so late that another was due already."""
     scheduling: str = ""
     """How the system schedules the control loop; empty in simulated time."""
     nonfinite: NonFinite = field(default_factory=NonFinite)
+
+    def add(self, episode: EpisodeRecord, poses_SP: np.ndarray) -> None:
+        """Take in an episode that has ended; of earlier ones every second, fourth, ... stays in full when there are many."""
+        self.episodes.append(episode)
+        self.poses.append(poses_SP)
+        self.age_s.add(episode.age_T)
+        self.operator_steps += int((episode.planned_T == 2).sum())
+        self.held_steps += int((episode.planned_T == 0).sum())
+        surprise = [x for x in (*episode.surprise_T, self.surprise_max) if x is not None and math.isfinite(x)]
+        self.surprise_max = max(surprise, default=None)
+        stride = 2 ** max(0, math.ceil(math.log2(len(self.episodes) / FULL)))
+        for n, e in enumerate(self.episodes):
+            broken = self.fault_s is not None and e.start_s - 1e-9 <= self.fault_s < e.end_s
+            if e.full and n % stride and not broken:
+                self.episodes[n], self.poses[n] = e.without_arrays(), self.poses[n][:0].copy()
 
     @property
     def adapted_s(self) -> float | None:
@@ -90,13 +140,3 @@ class History:
         if inside:
             return inside, False
         return [e for e in done if e.start_s < end_s and e.end_s > begin_s], True
-
-    def ages_s(self) -> np.ndarray:
-        """Return the age of the plan behind every executed action [s]."""
-        return finite_of([e.age_T for e in self.episodes])
-
-
-def finite_of(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the finite values of all parts in one row."""
-    row = np.concatenate(parts) if parts else np.empty(0)
-    return row[np.isfinite(row)]

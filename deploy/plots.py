@@ -53,7 +53,7 @@ def surprise_plot(history: History) -> bytes | None:
     figure, axis = axes(3.2)
     end_s = history.episodes[-1].end_s
     shade_phases(axis, history, end_s)
-    for n, e in enumerate(history.episodes):
+    for n, e in enumerate(e for e in history.episodes if e.full):
         t_T = np.linspace(e.start_s, e.end_s, e.steps, endpoint=False)
         label = ("surprise", "threshold") if n == 0 else (None, None)
         seen_T = np.isfinite(e.surprise_T)

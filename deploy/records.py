@@ -76,6 +76,16 @@ class EpisodeRecord:
         """Whether the episode came to its own end."""
         return self.ended in ("terminated", "truncated", "nonfinite observation")
 
+    @property
+    def full(self) -> bool:
+        """Whether its arrays are here."""
+        return len(self.reward_T) == self.steps
+
+    def without_arrays(self) -> EpisodeRecord:
+        """Return it with arrays of no rows: (0, O), (0, A), (0,)."""
+        named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{k: v[:0].copy() for k, v in named.items() if isinstance(v, np.ndarray)})
+
 
 @dataclass(frozen=True, slots=True)
 class PlanTiming:

@@ -342,9 +342,8 @@ class Session:
         record = trace.record(self._dt_s, ended, sizes)
         with self.log.shield():
             self._trace = None
-            self.history.episodes.append(record)
-            self.history.poses.append(np.stack(trace.poses))
-            self.history.late_s += trace.late
+            self.history.add(record, np.stack(trace.poses))
+            self.history.late_s.add(trace.late)
             self.history.missed += trace.missed
             self.log.event(record)
             self.log.timing(EpisodeTiming(record.episode, self._timer() - trace.began_wall_s, *trace.lateness))
@@ -360,7 +359,7 @@ class Session:
                 view.adapting_s, view.due_s = record.t_s, None
                 return
             case PlanTiming():
-                history.plan_ms.append(record.plan_ms)
+                history.plan_ms.add([record.plan_ms])
                 view.plan_ms = record.plan_ms
             case PlanRecord():
                 history.nonfinite.candidates += record.rejected

@@ -57,8 +57,8 @@ def at_break(history: History) -> EpisodeRecord | None:
 
 
 def typical(episodes: Sequence[EpisodeRecord]) -> EpisodeRecord | None:
-    """Return the episode of median return."""
-    ranked = sorted((e for e in episodes if e.steps), key=lambda e: e.episode_return)
+    """Return the episode of median return among those that can be drawn."""
+    ranked = sorted((e for e in episodes if e.steps and e.full), key=lambda e: e.episode_return)
     return ranked[(len(ranked) - 1) // 2] if ranked else None
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploy.history import PHASES, finite_of
+from deploy.history import PHASES
 
 if TYPE_CHECKING:
     from agents.types import AdaptationReport, SurpriseReading
@@ -96,21 +96,21 @@ def summarise(
         "false_alarms": sum(alarm["after_fault_s"] is None for alarm in alarms),
         "adaptations": [_adaptation(report) for report in history.adaptations],
         "swaps": [{"t_s": s.t_s, "model": s.model, "reason": s.reason} for s in history.swaps],
-        "plan_ms": percentiles(history.plan_ms),
-        "plan_age_ms": percentiles(1e3 * history.ages_s()),
-        "late_ms": percentiles([1e3 * late_s for late_s in history.late_s]),
+        "plan_ms": percentiles(history.plan_ms.values),
+        "plan_age_ms": percentiles(1e3 * history.age_s.values),
+        "late_ms": percentiles(1e3 * history.late_s.values),
         "missed_steps": history.missed,
         "scheduling": history.scheduling,
         "modes": [{"t_s": m.t_s, "mode": m.mode, "reason": m.reason} for m in history.modes],
-        "operator_steps": int(sum((e.planned_T == 2).sum() for e in history.episodes)),
-        "held_steps": int(sum((e.planned_T == 0).sum() for e in history.episodes)),
+        "operator_steps": history.operator_steps,
+        "held_steps": history.held_steps,
         "nonfinite_rejected": history.nonfinite.total,
         "nonfinite": vars(history.nonfinite),
         "episodes": [
             {"episode": e.episode, "start_s": e.start_s, "steps": e.steps, "return": e.episode_return, "ended": e.ended}
             for e in history.episodes
         ],
-        "surprise_max": max(finite_of([e.surprise_T for e in history.episodes]), default=None),
+        "surprise_max": history.surprise_max,
         "simulated_s": history.episodes[-1].end_s if history.episodes else 0.0,
         "wall_s": wall_s,
     }

@@ -66,7 +66,7 @@ def test_in_real_time_the_point_mass_is_brought_to_rest(tmp_path):
         assert np.abs(episode.states_TO[-1, 0]) < 0.5 * max(1.0, np.abs(episode.states_TO[0, 0]))
         assert episode.planned_T[0] == 1  # the world waited for the first plan
         assert episode.planned_T.mean() > 0.9
-    assert len(made.history.late_s) == 60
+    assert made.history.late_s.count == 60
     assert made.guard.mode.value == "running"
 
 

@@ -55,13 +55,12 @@ def story(accepted=True):
     spans = [(4, 3000), (4, 3100), (3, 1500), (1, 300), (1, 280), (2, 800), (2.4, 900), (1.2, 400)]
     history, t_s = History(9.0, DT_S), 0.0
     for n, (seconds, value) in enumerate(spans):
-        history.episodes.append(episode(n, t_s, seconds, value))
-        history.poses.append(np.tile(POSE, (round(seconds / DT_S) + 1, 1)))
+        history.add(episode(n, t_s, seconds, value), np.tile(POSE, (round(seconds / DT_S) + 1, 1)))
         t_s += seconds
     history.alarms = [(0, reading(1.0)), (2, reading(9.3))]
     history.adaptations = [AdaptationReport(13.5, "dynamics", accepted, 0.5, 0.3, 300, 3, "better <by> far")]
     history.swaps = [ModelSwap(13.5, "body-1.1", "accepted")] if accepted else []
-    history.plan_ms = [10.0, 20.0, 30.0]
+    history.plan_ms.add([10.0, 20.0, 30.0])
     return history
 
 
