@@ -31,6 +31,8 @@ class LinearConfig:
     """Control steps that a plan looks ahead."""
     samples: int = 64
     """Candidates per iteration."""
+    pixels: bool = False
+    """Whether it plans from pictures alone, and never reads the state."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class OracleConfig:
 
 
 AgentConfig = LinearConfig | LearnedConfig | OracleConfig
+
+
+def sees(cfg: AgentConfig) -> bool:
+    """Return whether the agent needs pictures."""
+    return isinstance(cfg, LinearConfig) and cfg.pixels
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ def build_agent(
 
 
 def _linear(cfg: LinearConfig, spec: RobotSpec, objective: str) -> MpcAgent:
+    from agents.pixels import PixelAgent
     from envs.linear import LinearDynamics  # presets import this file, and must not load a simulator
     from envs.robots import readings
 
@@ -92,7 +100,7 @@ def _linear(cfg: LinearConfig, spec: RobotSpec, objective: str) -> MpcAgent:
         horizon=cfg.horizon,
         samples=cfg.samples,
     )
-    return _warm(MpcAgent, planner, spec)
+    return _warm(PixelAgent if cfg.pixels else MpcAgent, planner, spec)
 
 
 def _oracle(cfg: OracleConfig, spec: RobotSpec, objective: str) -> TaskAgent:

@@ -21,6 +21,7 @@ _LINEAR = RunConfig(
     episode_steps=100,
     max_episodes=5,
 )
+_PIXELS = replace(_LINEAR, preset="linear-pixels", agent=LinearConfig(pixels=True))
 _SMOKE = RunConfig(
     preset="smoke",
     robot="double_integrator",
@@ -96,6 +97,7 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
     "halfcheetah": ("the same on a body that cannot fall", _CHEETAH),
     "arm-small": ("an arm reaches for points as it was shown", _ARM),
     "linear-cem": ("a point mass, CEM with its exact model", _LINEAR),
+    "linear-pixels": ("the same, seen through a camera only: no state is read", _PIXELS),
     "dm-walker-oracle": (
         "a task of dm_control, CEM with the simulator as its model: 0 s charged for planning",
         _DM_WALKER,

@@ -87,7 +87,9 @@ def mind_of(cfg: RunConfig, parts: Parts, folder: Path, feed: Feed | None = None
     """Return how the mind of a run is made: here, in processes of its own, or none."""
     robot = parts.robot
     spec = robot_spec(cfg.robot, cfg.version)
-    body = Body(robot.dt_s, spec.action.size, None if spec.action.positions else robot.hold_A, robot.limits)
+    body = Body(
+        robot.dt_s, spec.action.size, None if spec.action.positions else robot.hold_A, robot.limits, robot.picture
+    )
     if parts.agent is None:
         return lambda _: NoMind()
     if cfg.time == "lockstep":

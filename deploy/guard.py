@@ -160,6 +160,8 @@ class Guard:
             return f"sensor time went back from {before.t_s:.3f} to {seen.t_s:.3f} s"
         if now_s - seen.t_s > self._cfg.stale_s:
             return f"the newest reading is {now_s - seen.t_s:.2f} s old"
+        if seen.image_t_s is not None and now_s - seen.image_t_s > self._cfg.stale_s:
+            return f"the newest picture is {now_s - seen.image_t_s:.2f} s old"
         if before is None or self._sent_A is None or not np.array_equal(before.state_O, seen.state_O):
             self._moved_s, self._sent_A = now_s, last_A
         elif not np.array_equal(self._sent_A, last_A) and now_s - self._moved_s > self._cfg.frozen_s:

@@ -42,6 +42,8 @@ class Body:
     hold_A: np.ndarray | None
     """What is sent without a plan; None: what was sent last."""
     limits: Sequence[Limit]
+    picture: tuple[int, ...] = ()
+    """Shape of the pictures that come with observations, (height, width, 3); (): none come."""
 
 
 Tell = Callable[["EventRecord | TimingRecord | JobStarted"], None]

@@ -25,6 +25,12 @@ A_DD = np.array([[1.0, SPEC.dt_s], [0.0, 1.0]])
 B_DA = np.array([[0.5 * SPEC.dt_s**2], [SPEC.dt_s]])
 Q_DD = -np.diag([SPEC.reward_quadratic[name] for name in SPEC.state_names])
 R_AA = np.array([[SPEC.reward_effort]])
+ROWS, COLUMNS = 24, 128
+"""Of a picture [pixels]."""
+EDGE_M = 2.5
+"""Position that a picture's last column shows; the first one shows minus that."""
+RADIUS = 5.0
+"""Of the mass in a picture [pixels]."""
 
 
 def riccati_gains(H: int, Q_DD: np.ndarray = Q_DD, R_AA: np.ndarray = R_AA) -> tuple[np.ndarray, np.ndarray]:
@@ -49,6 +55,15 @@ def quadratic_cost(z_BSHD: Tensor, actions_BSHA: Tensor, Q: np.ndarray = Q_DD, R
     return state_cost + ((actions_BSHA @ actions_BSHA.new_tensor(R)) * actions_BSHA).sum((-1, -2))
 
 
+def picture(position_m: float) -> np.ndarray:
+    """Return what a camera sees of a mass at `position_m`, (24, 128, 3) uint8; its edge is smooth, as through a lens."""
+    column = (position_m / EDGE_M + 1) * (COLUMNS - 1) / 2
+    rows, columns = np.mgrid[:ROWS, :COLUMNS]
+    away = np.hypot(columns - column, rows - (ROWS - 1) / 2)
+    bright = np.rint(255 * np.clip(RADIUS + 0.5 - away, 0, 1)).astype(np.uint8)
+    return np.repeat(bright[..., None], 3, axis=2)
+
+
 class LinearDynamics:
     """The exact model of the double integrator, as a planner's `Dynamics`."""
 
@@ -67,7 +82,12 @@ class LinearDynamics:
 class DoubleIntegrator(gymnasium.Env):
     """The point mass as an environment: reward -(x' Q x + u' R u) of the state after each step; it never terminates."""
 
-    def __init__(self) -> None:
+    metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / SPEC.dt_s)}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"the double_integrator can be rendered as 'rgb_array', got {render_mode!r}")
+        self.render_mode = render_mode
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
         self.action_space = gymnasium.spaces.Box(SPEC.action.low_A, SPEC.action.high_A, dtype=np.float32)
         self._x_D = np.zeros(2)
@@ -84,6 +104,10 @@ class DoubleIntegrator(gymnasium.Env):
         self._x_D = A_DD @ self._x_D + B_DA @ u_A
         cost = self._x_D @ Q_DD @ self._x_D + u_A @ R_AA @ u_A
         return self._x_D.copy(), -float(cost), False, False, {}
+
+    def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return a picture, (24, 128, 3) uint8: a white disc on black, which is out of sight beyond 2.5 m."""
+        return None if self.render_mode is None else picture(float(self._x_D[0]))
 
     @staticmethod
     def optimal_actions(x0_D: np.ndarray, H: int, Q: np.ndarray = Q_DD, R: np.ndarray = R_AA) -> np.ndarray:

@@ -68,21 +68,15 @@ def _bad_warnings() -> list[int]:
 
 def _core(spec: RobotSpec, render_mode: str | None) -> gymnasium.Env:
     if spec.name == "double_integrator":
-        return _double_integrator(render_mode)
+        from envs.linear import DoubleIntegrator
+
+        return DoubleIntegrator(render_mode)
     _quiet_mujoco()
     if spec.name.startswith(DM_CONTROL):
         from envs.dm import DmEnv
 
         return DmEnv(spec, render_mode)
     return _arm(spec, render_mode) if spec.name.startswith("so101") else _mujoco_env(spec, render_mode)
-
-
-def _double_integrator(render_mode: str | None) -> gymnasium.Env:
-    from envs.linear import DoubleIntegrator
-
-    if render_mode is not None:
-        raise ValueError(f"double_integrator draws no pictures: render_mode must be None, got {render_mode!r}")
-    return DoubleIntegrator()
 
 
 def _arm(spec: RobotSpec, render_mode: str | None) -> gymnasium.Env:

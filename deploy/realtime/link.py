@@ -30,6 +30,8 @@ TOLD = (
 )
 """What a thinker reports, by name."""
 LONGEST = 2000
+HEARD_BYTES = 64_000_000
+"""That the loop's records may take; without pictures they are far smaller."""
 TEXT = np.dtype([("size", "<u4"), ("text", "u1", (LONGEST,))])
 _PLAN = struct.Struct("<qqqqqddddqq")
 _STATUS = tuple(PlanStatus)
@@ -45,8 +47,8 @@ class Kind(IntEnum):
     END = 5
 
 
-def heard_dtype(states: int, actions: int) -> np.dtype:
-    """Return the type of the loop's records, for states (O,) and actions (A,)."""
+def heard_dtype(states: int, actions: int, picture: tuple[int, ...] = ()) -> np.dtype:
+    """Return the type of the loop's records, for states (O,), actions (A,) and perhaps pictures (height, width, 3)."""
     return np.dtype(
         [
             ("kind", "u1"),
@@ -59,6 +61,7 @@ def heard_dtype(states: int, actions: int) -> np.dtype:
             ("terminated", "u1"),
             ("state_O", "<f8", (states,)),
             ("action_A", "<f8", (actions,)),  # what was sent last
+            *([("image", "u1", picture), ("image_t_s", "<f8")] if picture else []),
         ]
     )
 
@@ -72,10 +75,11 @@ class Link:
     plan: Latest
 
     @classmethod
-    def of(cls, states: int, actions: int, rows: int = 512) -> Link:
+    def of(cls, states: int, actions: int, picture: tuple[int, ...] = (), rows: int = 512) -> Link:
         """Return a link for one robot and plans of at most so many rows."""
+        heard = heard_dtype(states, actions, picture)
         return cls(
-            Stream(heard_dtype(states, actions), 8192),
+            Stream(heard, min(8192, max(16, HEARD_BYTES // heard.itemsize))),
             Stream(TEXT, 1024),
             Latest(_PLAN.size + 8 * rows * actions),
         )

@@ -36,7 +36,7 @@ class RemoteMind:
     def __init__(
         self, cfg: RunConfig, body: Body, states: int, tell: Tell, folder: Path, feed: Feed | None = None
     ) -> None:
-        self._link, self._tell = Link.of(states, body.actions), tell
+        self._link, self._tell = Link.of(states, body.actions, body.picture), tell
         self._episode, self._seen_plan, self._sent, self._awaited, self._acked = -1, 0, 0, 0, 0
         self._plans: list[tuple[int, ActionPlan]] = []
         context = multiprocessing.get_context("spawn")
@@ -116,6 +116,8 @@ class RemoteMind:
         record["seen_s"], record["reward"], record["terminated"] = time.monotonic(), reward, terminated
         if seen is not None:
             record["state_O"] = seen.state_O
+            if seen.image is not None and "image" in self._link.heard.dtype.fields:  # pyright: ignore[reportOperatorIssue]
+                record["image"], record["image_t_s"] = seen.image, np.nan if seen.image_t_s is None else seen.image_t_s
         if action_A is not None:
             record["action_A"] = action_A
         self._sent += 1

@@ -65,7 +65,7 @@ class Thinker:
     def hear(self, record: np.ndarray) -> None:
         """Take in one record of the loop."""
         kind, step = Kind(int(record["kind"])), int(record["step"])
-        state = Observation(step * self.dt_s, np.array(record["state_O"]))
+        state = observation_of(record, step * self.dt_s)
         if kind is Kind.WARM_UP:
             self.mind.warm_up(int(record["episode"]), int(record["seed"]), state)
         elif kind is Kind.BEGIN:
@@ -81,6 +81,15 @@ class Thinker:
             if kind is Kind.STEP and before is not None:
                 self.mind.learn(step, before, Command(self.last_A), state, float(record["reward"]))
                 self.mind.work(step)
+
+
+def observation_of(record: np.ndarray, t_s: float) -> Observation:
+    """Return what the loop saw at `t_s` [s]."""
+    state_O = np.array(record["state_O"])
+    if "image" not in (record.dtype.names or ()):
+        return Observation(t_s, state_O)
+    taken_s = float(record["image_t_s"])
+    return Observation(t_s, state_O, np.array(record["image"]), None if np.isnan(taken_s) else taken_s)
 
 
 def think(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agents.build import sees
 from deploy.loop import Outcome
 from deploy.safety import Command, Limit, RobotLimits, make_safe
 from envs.faults import FaultWrapper, parse_faults
@@ -87,6 +88,12 @@ class SimRobot:
         over = self._episode_steps is not None and self._steps >= self._episode_steps
         return Outcome(self._observed(t_s), reward, bool(terminated), bool(truncated) or over, applied_A)
 
+    @property
+    def picture(self) -> tuple[int, ...]:
+        """Shape of the pictures that come with its observations; () without a camera."""
+        seen: Any = self._env.unwrapped
+        return np.shape(seen.render()) if getattr(seen, "render_mode", None) == "rgb_array" else ()
+
     def _observed(self, t_s: float) -> Observation:
         if getattr(self._env.unwrapped, "render_mode", None) != "rgb_array":
             return Observation(t_s, self._state_O)
@@ -105,7 +112,7 @@ def make_robot(cfg: RunConfig) -> tuple[SimRobot, float | None]:
     """
     spec = robot_spec(cfg.robot, cfg.version)
     faults = parse_faults(list(cfg.faults), spec)
-    env = make_env(cfg.robot, cfg.version)
+    env = make_env(cfg.robot, cfg.version, "rgb_array" if sees(cfg.agent) else None)
     robot = SimRobot(FaultWrapper(env, faults) if faults else env, spec.dt_s, cfg.limits, cfg.episode_steps)
     return robot, first_start(faults)
 
