@@ -42,6 +42,16 @@ def test_a_value_that_was_damaged_is_not_believed():
     assert latest.read() is None
 
 
+def test_a_record_that_was_damaged_counts_as_lost():
+    stream = Stream(RECORD, 8)
+    for n in (1, 2, 3):
+        stream.write(record(n))
+    _, slots = stream._arrays()
+    slots[2]["record"]["x"][7] += 1
+    assert [int(found["n"]) for found in stream.read()] == [1, 3]
+    assert stream.lost == 1
+
+
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=20))
 def test_a_stream_gives_every_record_in_order_or_counts_it_as_lost(bursts):
     stream, written, had = Stream(RECORD, 8), 0, []

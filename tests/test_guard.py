@@ -153,3 +153,17 @@ def test_the_switch_stops_it_in_any_mode_and_stays_thrown():
 def test_a_watchdog_needs_a_time(name, value):
     with pytest.raises(ValueError, match=f"{name} must be > 0"):
         GuardConfig(**{name: value})
+
+
+def test_a_camera_that_stops_holds_the_robot_and_one_without_times_is_left_alone():
+    guard, picture = running(), np.zeros((2, 2, 3), np.uint8)
+    for step in range(1, 20):
+        taken_s = min(0.02 * step, 0.1)
+        now = Observation(0.02 * step, np.array([float(step)]), picture, taken_s)
+        admit(guard, plan(), now, 0.02 * step)
+        assert (guard.mode is Mode.HOLD) == (0.02 * step - taken_s > CFG.stale_s)
+    assert guard.reason == "the newest picture is 0.22 s old"
+    guard = running()
+    for step in range(1, 20):
+        admit(guard, plan(), Observation(0.02 * step, np.array([float(step)]), picture), 0.02 * step)
+    assert guard.mode is Mode.RUNNING
