@@ -18,8 +18,6 @@ from deploy.intervals import holm, mean_interval, paired_interval, rate_interval
 
 LEVEL = 0.05
 POWER = 0.8
-LEAST = 6
-"""Pairs below which no two-sided rank test can reach LEVEL: 2 ** (1 - n) > LEVEL."""
 VERBS = {"return": "earns more than", "success": "succeeds more often than"}
 
 
@@ -82,13 +80,10 @@ def compare(arm: Scores, others: Sequence[Scores]) -> list[dict[str, Any]]:
     Raises ValueError for arms whose episodes began from different seeds.
     """
     pairs = [(arm.first(len(other.seeds)), other.first(len(arm.seeds))) for other in others]
-    found = [
-        (i, _difference(metric, a, b))
-        for i, (mine, other) in enumerate(pairs)
-        for metric, a, b in _metrics(mine, other)
-    ]
+    tests = [(i, *metric) for i, (mine, other) in enumerate(pairs) for metric in _metrics(mine, other)]
+    found = [(i, _difference(metric, a, b, len(tests))) for i, metric, a, b in tests]
     corrected = holm([_tested(d) for _, d in found])
-    judged = [(i, _judged(d, p, len(found))) for (i, d), p in zip(found, corrected, strict=True)]
+    judged = [(i, _judged(d, p)) for (i, d), p in zip(found, corrected, strict=True)]
     return [
         {
             "against": other.name,
@@ -108,7 +103,7 @@ def _metrics(a: Scores, b: Scores) -> list[tuple[str, Sequence[float], Sequence[
     return [("return", a.returns, b.returns), *both]
 
 
-def _difference(metric: str, a: Sequence[float], b: Sequence[float]) -> Difference:
+def _difference(metric: str, a: Sequence[float], b: Sequence[float], tests: int) -> Difference:
     gap = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     found = paired_interval(a, b) if len(gap) > 1 else None
     moved = gap[gap != 0.0]
@@ -124,7 +119,7 @@ def _difference(metric: str, a: Sequence[float], b: Sequence[float]) -> Differen
         p_sign=p_sign,
         p_holm=1.0,
         told_apart=False,
-        episodes_needed=episodes_needed(gap),
+        episodes_needed=episodes_needed(gap, tests),
     )
 
 
@@ -132,29 +127,26 @@ def _tested(d: Difference) -> float:
     return d.p_sign if d.metric == "success" else d.p_wilcoxon
 
 
-def _judged(d: Difference, p_holm: float, tests: int) -> Difference:
+def _judged(d: Difference, p_holm: float) -> Difference:
     apart = d.lo is not None and d.hi is not None and not d.lo <= 0.0 <= d.hi and p_holm < LEVEL
     if apart or d.episodes_needed is None:
         return replace(d, p_holm=p_holm, told_apart=apart, episodes_needed=None)
-    return replace(d, p_holm=p_holm, episodes_needed=max(round(d.episodes_needed * _factor(tests)), d.n + 1, LEAST))
+    return replace(d, p_holm=p_holm, episodes_needed=max(d.episodes_needed, d.n + 1))
 
 
-def _factor(tests: int) -> float:
-    """Return how many times the pairs of one test each of several needs, at worst, after the correction."""
-    one, each = (stats.norm.ppf(1 - LEVEL / 2 / m) + stats.norm.ppf(POWER) for m in (1, tests))
-    return float((each / one) ** 2)
+def episodes_needed(gap: Sequence[float] | np.ndarray, tests: int = 1) -> int | None:
+    """Return about how many paired differences one of several two-sided tests, at 5 % together, needs to see their mean.
 
-
-def episodes_needed(gap: Sequence[float] | np.ndarray) -> int | None:
-    """Return about how many paired differences a two-sided test at 5 % needs to see their mean with a power of 80 %.
-
-    From their standard deviation, by the normal approximation; None where mean or number of pairs says nothing.
+    With a power of 80 %, from their standard deviation by the normal approximation, and no fewer than with which all
+    pointing one way would do; None where the mean is 0, or one pair says nothing.
     """
     x = np.asarray(gap, dtype=float)
     if len(x) < 2 or x.mean() == 0.0:
         return None
-    reach = stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER)
-    return max(LEAST, math.ceil(float((reach * x.std(ddof=1) / x.mean()) ** 2)))
+    level = LEVEL / tests
+    reach = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(POWER)
+    least = 1 - math.log2(level)  # 2 ** (1 - n) is the smallest p of a rank test
+    return math.ceil(max(least, float((reach * x.std(ddof=1) / x.mean()) ** 2)))
 
 
 def verdict(name: str, other: str, d: Difference) -> str:

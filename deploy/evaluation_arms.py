@@ -107,9 +107,13 @@ def _read(path: Path, where: str) -> dict[str, Any]:
         result = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{where} cannot be read: {error}") from None
-    found = isinstance(result, dict) and isinstance(result.get("per_episode"), list) and "seed" in result
-    if not found or not all(isinstance(e, dict) and {"env_seed", "return"} <= set(e) for e in result["per_episode"]):
+    episodes = result.get("per_episode") if isinstance(result, dict) and "seed" in result else None
+    if not isinstance(episodes, list) or not all(_is_episode(e) for e in episodes):
         raise ValueError(
             f"{where} is no result of surefoot evaluate: it needs seed, and per_episode with env_seed and return"
         )
     return result
+
+
+def _is_episode(value: Any) -> bool:
+    return isinstance(value, dict) and "env_seed" in value and isinstance(value.get("return"), int | float)

@@ -33,6 +33,7 @@ def pairs_plot(name: str, mine: Sequence[float], others: Mapping[str, Sequence[f
             axis.plot((0, 1), (a, b), "o-", color=_colour(a - b), linewidth=0.9, markersize=4, alpha=0.6)
         axis.set_xticks((0, 1), (name, other))
         axis.set_xlim(-0.3, 1.3)
+        axis.sharey(np.atleast_1d(grid)[0])
     np.atleast_1d(grid)[0].set_ylabel("return")
     return png(figure)
 

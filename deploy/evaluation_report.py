@@ -125,9 +125,9 @@ def chosen(results: Sequence[EpisodeResult], count: int) -> list[tuple[str, int]
     ranked = sorted((r for r in results if r.steps), key=lambda r: r.episode_return)
     if not ranked or not count:
         return []
-    median, last = (len(ranked) - 1) // 2, len(ranked) - 1
-    spots = [median] if count == 1 else [round(x) for x in np.linspace(0, last, min(count, len(ranked)))]
-    names = {last: "the best", 0: "the worst", median: "the median"}
+    last, median = len(ranked) - 1, (len(ranked) - 1) // 2
+    spots = [median] if count == 1 else [int(x) for x in np.linspace(0, last, min(count, len(ranked)))]
+    names = {median: "the median"} if count == 1 else {median: "the median", last: "the best", 0: "the worst"}
     return [(names.get(spot, f"{spot + 1} of {len(ranked)}"), ranked[spot].episode) for spot in dict.fromkeys(spots)]
 
 
