@@ -5,7 +5,8 @@ adaptation: the result does not depend on how the episodes are shared between wo
 
 --against NAME="OVERRIDES" adds an arm that runs the same episodes, for example --against direct="--no-compensate"; it may
 be another preset of the same robot, NAME="PRESET OVERRIDES", or an earlier result, NAME=FILE.json. May be repeated. Arms
-that cannot be told apart are not ranked: it is said how many episodes would tell.
+that cannot be told apart are not ranked: it is said how many episodes would tell. Success is to be at the goal at the end,
+or not to fall; some robots have neither.
 
 --videos K shows K episodes, from the worst to the best (default 3). FILE is JSON; beside it, FILE without .json stands for
 the page, .report.html, and the folder of finished episodes, .episodes/: the same command goes on from there after an
