@@ -97,11 +97,12 @@ def test_p_values_are_corrected_for_all_the_arms():
 
 
 def test_success_is_tested_on_the_pairs_that_differ():
-    mine, other = [True] * 9 + [False], [False] * 7 + [True] * 2 + [False]
-    (found,) = compare(scores("a", [0.0] * 10, tuple(mine)), [scores("b", [0.0] * 10, tuple(other))])
-    assert found["differences"]["success"]["p_sign"] == pytest.approx(2 * 0.5**7)
-    assert found["differences"]["success"]["mean"] == pytest.approx(0.7)
-    assert found["verdict"][1].startswith("a succeeds more often than b: success difference +70 [")
+    mine, other = [True] * 28 + [False] * 2, [False] * 23 + [True] * 5 + [False, True]
+    (found,) = compare(scores("a", [0.0] * 30, tuple(mine)), [scores("b", [0.0] * 30, tuple(other))])
+    success, mcnemar = found["differences"]["success"], 2 * (1 + 24) * 0.5**24
+    assert (success["mean"], success["p_sign"]) == pytest.approx((22 / 30, mcnemar))
+    assert success["p_holm"] == pytest.approx(2 * mcnemar)  # the return was tested too
+    assert found["verdict"][1].startswith("a succeeds more often than b: success difference +73 [")
 
 
 def test_so_many_episodes_as_are_said_to_be_needed_see_the_difference_four_times_in_five():
