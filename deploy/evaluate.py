@@ -229,7 +229,7 @@ def told(name: str, report: Mapping[str, Any]) -> list[str]:
     every: list[dict[str, Any]] = [{"name": name, **report}, *report["arms"]]
     for arm in every:
         success = f", success {rate(arm['success'])}" if arm["success"] else ""
-        lines.append(f"{arm['name']}: return {spread(arm)}{success}, over {arm['n']} episodes")
+        lines.append(f"{arm['name']}: return {spread(arm)}{success}, {arm['n']} episode{'s' * (arm['n'] > 1)}")
     return [*lines, *(line for found in report["comparisons"] for line in found["verdict"])]
 
 

@@ -76,7 +76,7 @@ def write_evaluation(
 
 def _headline(report: Mapping[str, Any], name: str) -> str:
     said = [line for found in report["comparisons"] for line in found["verdict"]]
-    lines = said or [f"{name}: mean return {spread(report)} over {report['n']} episodes."]
+    lines = said or [f"{name}: mean return {spread(report)}, {report['n']} episode{'s' * (report['n'] > 1)}."]
     return "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 

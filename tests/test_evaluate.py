@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import imageio.v2 as imageio
 import numpy as np
 import pytest
 from scipy import stats
@@ -19,6 +20,7 @@ from configs.presets import PRESETS
 from deploy.cli import main as surefoot
 from deploy.comparison import Scores, compare, episodes_needed
 from deploy.evaluate import run_episode, succeeded
+from deploy.evaluation_plots import differences_plot, pairs_plot
 from deploy.evaluation_report import chosen
 from deploy.kept_episodes import EpisodeResult, KeptEpisodes, mark
 from deploy.session import env_seed
@@ -309,6 +311,21 @@ def test_the_worst_the_median_and_the_best_are_shown():
     assert chosen(results, 1) == [("the median", 4)]
     assert chosen(results[:2], 5) == [("the worst", 1), ("the best", 0)]
     assert chosen(results, 0) == []
+
+
+def blue_and_red(png):
+    """Whether there is blue in a picture, and red."""
+    picture = imageio.imread(png).astype(int)
+    warmth = picture[..., 0] - picture[..., 2]
+    return bool((warmth < -60).any()), bool((warmth > 60).any())
+
+
+@pytest.mark.parametrize(("mine", "blue", "red"), [((2.0, 3.0), True, False), ((2.0, 0.5), True, True)])
+def test_the_plots_show_each_pair_by_who_won_it(mine, blue, red):
+    others = {"b": (1.0, 1.0)}
+    comparisons = compare(scores("a", mine), [scores("b", others["b"])])
+    for plot in (pairs_plot("a", mine, others), differences_plot(comparisons, mine, others)):
+        assert blue_and_red(plot) == (blue, red)
 
 
 # --- bad input
