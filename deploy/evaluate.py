@@ -1,36 +1,34 @@
-"""`surefoot evaluate PRESET --episodes N --seed S [--faults ...] --out FILE`: measure the return over many episodes.
+"""`surefoot evaluate PRESET --episodes N --out FILE [--against ...]`: measure a preset over many episodes, and compare.
 
 Every episode stands alone, on a clock of its own that starts at 0 (so that a fault at 0 breaks each of them), without
 adaptation: the result does not depend on how the episodes are shared between workers, if the plan's latency is given.
+
+--against NAME="OVERRIDES" adds an arm that runs the same episodes, for example --against direct="--no-compensate"; it may
+be another preset of the same robot, NAME="PRESET OVERRIDES", or an earlier result, NAME=FILE.json. May be repeated. Arms
+that cannot be told apart are not ranked: it is said how many episodes would tell. Success is to be at the goal at the end,
+or not to fall; some robots have neither.
+
+--videos K shows K episodes, from the worst to the best (default 3). FILE is JSON; beside it, FILE without .json stands for
+the page, .report.html, and the folder of finished episodes, .episodes/: the same command goes on from there after an
+interruption, or with more --episodes.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy.kept_episodes import EpisodeResult
+
 if TYPE_CHECKING:
     from deploy.config import RunConfig
-
-
-@dataclass(frozen=True)
-class EpisodeResult:
-    """What one episode gave."""
-
-    episode: int
-    env_seed: int
-    episode_return: float
-    steps: int
-    ended: str
-    nonfinite: int
-    plan_ms: tuple[float, ...]
+    from deploy.evaluation_arms import Arm, EarlierArm
+    from deploy.kept_episodes import KeptEpisodes
 
 
 def run_episode(cfg: RunConfig, episode: int) -> EpisodeResult:
@@ -40,37 +38,53 @@ def run_episode(cfg: RunConfig, episode: int) -> EpisodeResult:
     from deploy.arms import build, unlogged
 
     torch.set_num_threads(1)
-    session = unlogged(cfg, build(cfg), lambda history, _: not history.episodes, episode)
-    (done,) = session.history.episodes
-    plan_ms, nonfinite = tuple(session.history.plan_ms.values.tolist()), session.history.nonfinite.total
-    return EpisodeResult(episode, done.env_seed, done.episode_return, done.steps, done.ended, nonfinite, plan_ms)
+    parts = build(cfg)
+    session = unlogged(cfg, parts, lambda history, _: not history.episodes, episode)
+    (done,), (poses_TP,) = session.history.episodes, session.history.poses
+    return EpisodeResult(
+        episode=episode,
+        env_seed=done.env_seed,
+        episode_return=done.episode_return,
+        steps=done.steps,
+        ended=done.ended,
+        success=succeeded(cfg, done.ended, parts.robot.info),
+        nonfinite=session.history.nonfinite.total,
+        plan_ms=tuple(session.history.plan_ms.values.tolist()),
+        poses_TP=poses_TP,
+    )
 
 
-def results(cfg: RunConfig, episodes: int, workers: int) -> Iterator[EpisodeResult]:
-    """Yield the results in the order of the episodes."""
-    one = partial(run_episode, cfg)
-    if workers == 1:
-        yield from map(one, range(episodes))
-        return
-    from deploy.interrupt import ignored_by_children
+def succeeded(cfg: RunConfig, ended: str, info: Mapping[str, Any]) -> bool | None:
+    """Return whether the goal was met at the end, or a robot that can fall did not; None for robots that can do neither."""
+    from envs.robots import robot_spec
 
-    with ExitStack() as stack:
-        with ignored_by_children():
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
-        yield from pool.imap(one, range(episodes))
+    if not robot_spec(cfg.robot, cfg.version).healthy and "is_success" not in info:
+        return None
+    return ended == "truncated" and bool(info.get("is_success", True))
+
+
+def _one(work: tuple[RunConfig, int]) -> EpisodeResult:
+    return run_episode(*work)
 
 
 def collected(cfg: RunConfig, done: Sequence[EpisodeResult], commit: str) -> dict[str, Any]:
-    """Return what is written to FILE."""
-    from deploy.summary import interval, percentiles
+    """Return what is written of one arm."""
+    from deploy.comparison import return_interval, scores_of, success_rate
+    from deploy.records import plain
+    from deploy.summary import percentiles
 
-    mean, lo, hi = interval([r.episode_return for r in done])
-    per_episode = [
-        {"episode": r.episode, "env_seed": r.env_seed, "return": r.episode_return, "steps": r.steps, "ended": r.ended}
-        for r in done
-    ]
+    per_episode = plain(
+        [
+            {"episode": r.episode, "env_seed": r.env_seed, "return": r.episode_return, "steps": r.steps}
+            | {"ended": r.ended, "success": r.success}
+            for r in done
+        ]
+    )
+    scores = scores_of(cfg.preset, per_episode)
+    mean, lo, hi = return_interval(scores.returns)
     return {
         "preset": cfg.preset,
+        "robot": cfg.robot,
         "seed": cfg.seed,
         "faults": list(cfg.faults),
         "metric": "return",
@@ -78,6 +92,7 @@ def collected(cfg: RunConfig, done: Sequence[EpisodeResult], commit: str) -> dic
         "lo": lo,
         "hi": hi,
         "n": len(done),
+        "success": success_rate(scores),
         "per_episode": per_episode,
         "plan_ms": percentiles([ms for r in done for ms in r.plan_ms]),
         "plan_latency_s": cfg.plan_latency_s,
@@ -86,27 +101,136 @@ def collected(cfg: RunConfig, done: Sequence[EpisodeResult], commit: str) -> dic
     }
 
 
-def measure(cfg: RunConfig, episodes: int, workers: int, out: Path) -> int:
-    """Run the episodes with progress and write FILE, also when interrupted: then with those that are done."""
+def again(arm: EarlierArm) -> dict[str, Any]:
+    """Return what an earlier evaluation found, its intervals made as those of the arms that run now."""
+    from deploy.comparison import return_interval, scores_of, success_rate
+
+    scores = scores_of(arm.name, arm.result["per_episode"])
+    mean, lo, hi = return_interval(scores.returns)
+    kept = {key: value for key, value in arm.result.items() if key not in ("arms", "comparisons", "status")}
+    return kept | {"mean": mean, "lo": lo, "hi": hi, "n": len(scores.returns), "success": success_rate(scores)}
+
+
+@dataclass
+class Evaluation:
+    """Arms, and what they have done so far; the first is what the others are compared with."""
+
+    arms: Sequence[Arm | EarlierArm]
+    episodes: int
+    kept: Mapping[str, KeptEpisodes]  # of the arms that run
+    done: dict[tuple[str, int], EpisodeResult]
+
+    def results(self, arm: Arm) -> list[EpisodeResult]:
+        """Return the results of an arm, in order, up to the first that is missing."""
+        found: list[EpisodeResult] = []
+        while (arm.name, len(found)) in self.done:
+            found.append(self.done[arm.name, len(found)])
+        return found
+
+    def missing(self) -> list[tuple[Arm, int]]:
+        """Return what is still to be run: an episode of all arms, then the next."""
+        from deploy.evaluation_arms import Arm
+
+        running = [arm for arm in self.arms if isinstance(arm, Arm)]
+        work = [(arm, episode) for episode in range(self.episodes) for arm in running]
+        return [(arm, episode) for arm, episode in work if (arm.name, episode) not in self.done]
+
+    def report(self, status: str) -> dict[str, Any]:
+        """Return what is written to FILE."""
+        from deploy.comparison import compare, scores_of
+        from deploy.evaluation_arms import Arm
+        from deploy.telemetry import commit
+
+        now = commit()
+        found = [collected(a.cfg, self.results(a), now) if isinstance(a, Arm) else again(a) for a in self.arms]
+        main, *others = [scores_of(a.name, f["per_episode"]) for a, f in zip(self.arms, found, strict=True)]
+        pairs = zip(self.arms[1:], found[1:], strict=True)
+        arms = [{"name": a.name, "about": a.about} | result for a, result in pairs]
+        return {**found[0], "arms": arms, "comparisons": compare(main, others), "status": status}
+
+
+def open_evaluation(arms: Sequence[Arm | EarlierArm], episodes: int, folder: Path) -> Evaluation:
+    """Return an evaluation with what `folder` holds of it. Raises ValueError for episodes that are no part of it."""
+    from deploy.evaluation_arms import Arm
+    from deploy.kept_episodes import KeptEpisodes, mark
+    from envs.episodes import TornEpisodeError
+
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} must be a folder, for the episodes that are done; delete it or name another --out")
+    kept = {a.name: KeptEpisodes(folder / a.name, mark(a.cfg)) for a in arms if isinstance(a, Arm)}
+    done: dict[tuple[str, int], EpisodeResult] = {}
+    for name, store in kept.items():
+        for episode in range(episodes):
+            try:
+                result = store.read(episode)
+            except TornEpisodeError as error:
+                print(f"run again: {error}", file=sys.stderr)
+                continue
+            if result is not None:
+                done[name, episode] = result
+    return Evaluation(arms, episodes, kept, done)
+
+
+def run(evaluation: Evaluation, workers: int) -> None:
+    """Run what is missing, with progress; each episode is kept once it is done."""
     from rich.console import Console
     from rich.progress import track
 
-    from deploy.commandline import complain
-    from deploy.telemetry import commit, write_json
+    from deploy.watch import side_by_side
 
-    done: list[EpisodeResult] = []
-    console = Console(stderr=True)
+    missing, before = evaluation.missing(), len(evaluation.done)
+    made = side_by_side(_one, [(arm.cfg, episode) for arm, episode in missing], workers)
+    if before:
+        print(f"{before} of {before + len(missing)} episodes were done before", file=sys.stderr)
+    console, total = Console(stderr=True), before + len(missing)
+    for (arm, episode), result in track(
+        zip(missing, made, strict=True), "episodes", total, completed=before, console=console
+    ):
+        evaluation.kept[arm.name].write(result)
+        evaluation.done[arm.name, episode] = result
+
+
+def beside(out: Path, ending: str) -> Path:
+    """Return a path beside FILE."""
+    return out.with_name(out.name.removesuffix(".json") + ending)
+
+
+def measure(arms: Sequence[Arm | EarlierArm], own: argparse.Namespace, command: str) -> int:
+    """Run the episodes and write FILE and the page, also FILE when interrupted: then with those that are done."""
+    from deploy.commandline import complain
+    from deploy.evaluation_arms import Arm
+    from deploy.evaluation_report import write_evaluation
+    from deploy.telemetry import write_json
+
+    evaluation = open_evaluation(arms, own.episodes, beside(own.out, ".episodes"))
     try:
-        for result in track(results(cfg, episodes, workers), "episodes", episodes, console=console):
-            done.append(result)
+        run(evaluation, own.workers)
     except KeyboardInterrupt:
-        write_json(out, {**collected(cfg, done, commit()), "status": "interrupted"})
-        return complain(f"interrupted; {len(done)} of {episodes} episodes are in {out}", 130)
-    report = {**collected(cfg, done, commit()), "status": "ok"}
-    write_json(out, report)
-    shown = [f"{report[key]:.1f}" if report[key] is not None else "-" for key in ("mean", "lo", "hi")]
-    print(f"return {shown[0]} [{shown[1]}, {shown[2]}] over {len(done)} episodes; {out}")
+        report = evaluation.report("interrupted")
+        write_json(own.out, report)
+        done = f"{report['n']} of {own.episodes} episodes are in {own.out}"
+        return complain(f"interrupted; {done}; the same command goes on", 130)
+    report = evaluation.report("ok")
+    write_json(own.out, report)
+    results = {arm.name: evaluation.results(arm) for arm in arms if isinstance(arm, Arm)}
+    page = beside(own.out, ".report.html")
+    write_evaluation(page, arms, results, report, own.videos, command)
+    for line in told(arms[0].name, report):
+        print(line)
+    print(f"{own.out}; {page}")
     return 0
+
+
+def told(name: str, report: Mapping[str, Any]) -> list[str]:
+    """Return the result in lines: each arm, then what may be said of their differences."""
+    from deploy.evaluation_report import rate, spread
+
+    lines: list[str] = []
+    every: list[dict[str, Any]] = [{"name": name, **report}, *report["arms"]]
+    for arm in every:
+        success = f", success {rate(arm['success'])}" if arm["success"] else ""
+        lines.append(f"{arm['name']}: return {spread(arm)}{success}, {arm['n']} episode{'s' * (arm['n'] > 1)}")
+    return [*lines, *(line for found in report["comparisons"] for line in found["verdict"])]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -116,30 +240,55 @@ def parser() -> argparse.ArgumentParser:
     own = Options("surefoot evaluate")
     own.add_argument("--episodes", type=int, required=True)
     own.add_argument("--out", type=Path, required=True)
+    own.add_argument("--against", action="append", default=[], metavar="NAME=...")
+    own.add_argument("--videos", type=int, default=3)
     own.add_argument("--workers", type=int, default=1)
     return own
+
+
+def check(own: argparse.Namespace) -> None:
+    """Raise ValueError, in one line, for options that cannot be."""
+    if own.episodes < 1 or own.workers < 1:
+        raise ValueError(f"--episodes and --workers must be >= 1, got {own.episodes} and {own.workers}")
+    if own.videos < 0:
+        raise ValueError(f"--videos must be >= 0, got {own.videos}")
+    if not own.out.resolve().parent.is_dir():
+        raise ValueError(f"--out {own.out}: there is no folder {own.out.resolve().parent}")
+    if own.out.is_dir():
+        raise ValueError(f"--out {own.out} is a folder; name a file in it")
+
+
+def try_out(arms: Sequence[Arm | EarlierArm]) -> None:
+    """Raise ValueError, in one line that names the arm, for one that cannot run."""
+    from deploy.arms import build
+    from deploy.evaluation_arms import Arm
+
+    for arm in arms:
+        try:
+            if isinstance(arm, Arm):
+                build(arm.cfg)
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"arm {arm.name}: {error.args[0]}") from None
 
 
 def main(argv: Sequence[str]) -> int:
     """Evaluate a preset; return the exit code."""
     from configs.presets import PRESETS
-    from deploy.arms import build
     from deploy.commandline import HELP, guarded, resolve
+    from deploy.evaluation_arms import PROG, Arm, alone, parse_arms
     from deploy.interrupt import Interrupts
 
     def body() -> int:
         if any(arg in HELP for arg in argv):
             print(f"{parser().format_usage()}{__doc__}")
         if not argv or any(arg in HELP for arg in argv):
-            resolve([arg for arg in argv[:1] if arg not in HELP] + ["--help"], PRESETS, "surefoot evaluate")
+            resolve([arg for arg in argv[:1] if arg not in HELP] + ["--help"], PRESETS, PROG)
         own, rest = parser().parse_known_args(argv)
-        cfg = replace(resolve(rest, PRESETS, "surefoot evaluate"), adapt=False, control_arm=False)
-        if own.episodes < 1 or own.workers < 1:
-            raise ValueError(f"--episodes and --workers must be >= 1, got {own.episodes} and {own.workers}")
-        if not own.out.resolve().parent.is_dir():
-            raise ValueError(f"--out {own.out}: there is no folder {own.out.resolve().parent}")
-        build(cfg)  # refuses bad input before anything runs
-        return measure(cfg, own.episodes, own.workers, own.out)
+        check(own)
+        cfg = alone(resolve(rest, PRESETS, PROG))
+        arms = [Arm(cfg.preset, shlex.join(rest), cfg), *parse_arms(own.against, cfg, own.episodes, PRESETS)]
+        try_out(arms)
+        return measure(arms, own, shlex.join(["surefoot", "evaluate", *argv]))
 
     with Interrupts():
         return guarded(body)

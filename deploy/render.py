@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,8 +32,10 @@ GAP = 4  # pixels between pictures
 STRIP_WIDTH = 216  # of a picture in a strip: the middle of the drawn one
 
 
-def draw(folder: Path, robot: str, version: str, story: Storyboard, backends: Sequence[Backend]) -> Backend | None:
-    """Draw the storyboard into `folder`; return the backend that could, or None if none did."""
+def draw(
+    folder: Path, robot: str, version: str, story: Storyboard, backends: Sequence[Backend], limit_s: float = LIMIT_S
+) -> Backend | None:
+    """Draw the storyboard into `folder`; return the backend that could within `limit_s`, or None if none did."""
     if not story.rows:
         return None
     for backend in backends:
@@ -49,7 +51,7 @@ def draw(folder: Path, robot: str, version: str, story: Storyboard, backends: Se
                 cwd=ROOT,
                 capture_output=True,
                 text=True,
-                timeout=LIMIT_S,
+                timeout=limit_s,
                 check=False,
             )
         except subprocess.TimeoutExpired:
@@ -60,13 +62,12 @@ def draw(folder: Path, robot: str, version: str, story: Storyboard, backends: Se
 
 
 class Camera:
-    """Turns shots into captioned pictures."""
+    """Turns shots into captioned pictures; `names` has the arms, each with its poses in a folder of its name but for main."""
 
-    def __init__(self, folder: Path, painter: Painter) -> None:
-        self._painter = painter
-        self._poses: dict[str, Any] = {"main": np.load(folder / "poses.npz")}
-        if (folder / "control" / "poses.npz").exists():
-            self._poses["control"] = np.load(folder / "control" / "poses.npz")
+    def __init__(self, folder: Path, painter: Painter, names: Mapping[str, str]) -> None:
+        self._painter, self._names = painter, names
+        files = {arm: (folder if arm == "main" else folder / arm) / "poses.npz" for arm in names}
+        self._poses: dict[str, Any] = {arm: np.load(path) for arm, path in files.items() if path.exists()}
 
     def shoot(self, shot: Shot, arm_name: str = "", width: int = SIZE[0]) -> list[np.ndarray]:
         """Return one picture per step of the shot, the middle `width` pixels of it."""
@@ -80,8 +81,8 @@ class Camera:
 
     def film(self, scene: Scene) -> list[np.ndarray]:
         """Return the frames of a scene, its shots side by side."""
-        names = {"main": "adapting   ", "control": "not adapting   "} if len(scene.shots) > 1 else {"main": ""}
-        reels = [self.shoot(shot, names[shot.arm]) for shot in scene.shots]
+        alone = len(scene.shots) == 1
+        reels = [self.shoot(shot, "" if alone else f"{self._names[shot.arm]}   ") for shot in scene.shots]
         return [beside(frames) for frames in zip(*reels, strict=True)]
 
 
@@ -123,7 +124,7 @@ def main(argv: Sequence[str]) -> int:
     import imageio.v2 as imageio
 
     folder, job = Path(argv[0]), json.load(sys.stdin)
-    camera = Camera(folder, make_painter(job["robot"], job["version"], job["gl"]))
+    camera = Camera(folder, make_painter(job["robot"], job["version"], job["gl"]), job["names"])
     for n, (_, row) in enumerate(job["rows"]):
         imageio.imwrite(folder / f"strip-{n}.png", beside(camera.shoot(_shot(row), width=STRIP_WIDTH)))
     frames = []

@@ -45,6 +45,8 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .82rem; backgro
 summary { cursor: pointer; color: var(--dim); }
 """
 
+DRAWN = {"egl": "MuJoCo (EGL)", "osmesa": "MuJoCo (OSMesa)", "drawn": "drawn from the poses"}
+
 
 def number(value: float | None, digits: int = 0, unit: str = "") -> str:
     """Return a number for people; a dash where there is none."""
@@ -206,16 +208,19 @@ def write_report(
         adaptations(summary),
         _details(cfg, summary, backend),
     ]
-    html = (
+    write_atomic(folder / "report.html", page(name, body))
+
+
+def page(name: str, body: Sequence[str]) -> str:
+    """Return a whole page; `name` and the parts of `body` are HTML already."""
+    return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
         f"<body><main>{''.join(body)}</main></body></html>"
     )
-    write_atomic(folder / "report.html", html)
 
 
 def _details(cfg: RunConfig, summary: dict[str, Any], backend: str | None) -> str:
-    drawn = {"egl": "MuJoCo (EGL)", "osmesa": "MuJoCo (OSMesa)", "drawn": "drawn from the poses"}
     facts = [
         ("status", summary["status"]),
         ("commit", summary["commit"]),
@@ -224,7 +229,7 @@ def _details(cfg: RunConfig, summary: dict[str, Any], backend: str | None) -> st
         ("plan, 50 % / 99 %", " / ".join(number(summary["plan_ms"][p], 1, " ms") for p in ("p50", "p99"))),
         ("plan age, 50 % / 99 %", " / ".join(number(summary["plan_age_ms"][p], 0, " ms") for p in ("p50", "p99"))),
         ("refused as not finite", str(summary["nonfinite_rejected"])),
-        ("pictures", drawn.get(backend or "", "none")),
+        ("pictures", DRAWN.get(backend or "", "none")),
     ]
     rows = [[escape(name), escape(str(value))] for name, value in facts]
     config = f"<details><summary>Configuration</summary><pre>{escape(to_yaml(cfg))}</pre></details>"

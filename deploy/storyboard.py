@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 FRAMES = 6  # pictures in a row
 AROUND_S = (2.0, 3.0)  # of the video, before and after the break
+ADAPTING = {"main": "adapting", "control": "not adapting"}
 
 
 @dataclass(frozen=True)
 class Shot:
     """Steps of one episode of one arm; an episode that is over by then shows its last pose, and says so."""
 
-    arm: str  # main | control
+    arm: str  # main, or the folder of another's poses
     episode: int
     steps: tuple[int, ...]
     captions: tuple[str, ...]
@@ -34,7 +35,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Scene:
-    """A part of the video: up to two shots side by side, as long as each other."""
+    """A part of the video: shots side by side, as long as each other."""
 
     title: str
     shots: tuple[Shot, ...]
@@ -46,6 +47,8 @@ class Storyboard:
 
     rows: tuple[tuple[str, Shot], ...]
     scenes: tuple[Scene, ...]
+    names: Mapping[str, str] = field(default_factory=lambda: ADAPTING)
+    """What the arms are called where several are side by side."""
 
 
 def at_break(history: History) -> EpisodeRecord | None:
