@@ -99,7 +99,7 @@ def run(unit: Unit) -> None:
         "return": done.episode_return,
         "first 100": float(done.reward_T[:100].sum()),
         "steps": done.steps,
-        "plan_ms": float(np.median(history.plan_ms)),
+        "plan_ms": float(np.median(history.plan_ms.values)),
         "core_s": time.process_time() - began_s,
     }
     keep(unit.path, found)
