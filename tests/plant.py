@@ -142,6 +142,7 @@ class Stage:
     """What becomes of a reading at t_s."""
     wants: Callable[[float, np.ndarray], np.ndarray | None] = lambda t_s, last_A: None
     """What a person asks for."""
+    end_s: float = END_S
 
     def __post_init__(self) -> None:
         parts = build(self.cfg, planner=self.cfg.robot == CART.robot)
@@ -157,14 +158,14 @@ class Stage:
         )
 
     def _read(self, t_s: float) -> Outcome:
-        for when_s, words in ((HEAL_S, ("arm", "start")), (END_S, (QUIT,))):
+        for when_s, words in ((HEAL_S, ("arm", "start")), (self.end_s, (QUIT,))):
             if abs(t_s - when_s) < 0.6 * self.dt_s and t_s >= when_s - 1e-9:
                 for word in words:
                     self.orders.give(word)
         return self.read(self.plain.read(t_s), t_s)
 
-    def open(self, folder: Any, **more: Any) -> Session:
-        log = Log(folder)
+    def open(self, folder: Any, stop: Interrupts | None = None, **more: Any) -> Session:
+        log = Log(folder, (stop or Interrupts()).shield)
         more = {"orders": self.orders, "operator": self, "guard": self_armed(self.cfg.guard), **more}
         return Session(self.cfg, self.parts.robot, mind_of(self.cfg, self.parts, folder), log, None, **more)
 
@@ -178,9 +179,47 @@ class Stage:
         return self.witness.violations(self.cfg.limits, self.dt_s)
 
 
+class Blows:
+    """Things done once, each with the first reading from its time [s] on; readings stay as they are."""
+
+    def __init__(self, *blows: tuple[float, Callable[[], object]]) -> None:
+        self._due = list(blows)
+
+    def __call__(self, outcome: Outcome, t_s: float) -> Outcome:
+        while self._due and t_s >= self._due[0][0] - 1e-9:
+            self._due.pop(0)[1]()
+        return outcome
+
+
 def stage_of(cfg: RunConfig, folder: Any, stop: Interrupts | None = None, **more: Any) -> tuple[Session, Witness]:
     """Return a session as a run has it, and the witness of its plant."""
     parts = build(cfg)
     witness = Witness(parts.robot.env)
     robot = SimRobot(witness, parts.robot.dt_s, cfg.limits, cfg.episode_steps)
     return open_session(cfg, replace(parts, robot=robot), folder, stop or Interrupts(), **more), witness
+
+
+def think_badly(how: str, cfg: RunConfig, *rest: Any) -> None:
+    """Be a planner's process that plans well until FAULT_S, and then raises or returns what is not finite."""
+    from agents.mpc import MpcAgent
+    from deploy.realtime.thinker import think
+
+    plan = MpcAgent.plan
+
+    def broken(self, observation, committed_KA, /):
+        made = plan(self, observation, committed_KA)
+        if observation.t_s < FAULT_S - 1e-9:
+            return made
+        if how == "raises":
+            raise ZeroDivisionError("the planner is broken")
+        return with_actions(made, np.full_like(made.actions_HA, np.nan))
+
+    MpcAgent.plan = broken
+    think(cfg, *rest)
+
+
+def with_actions(plan: ActionPlan, actions: np.ndarray) -> ActionPlan:
+    """Return the plan with actions that its constructor would have refused: as if memory had been overwritten."""
+    broken = replace(plan)
+    object.__setattr__(broken, "actions_HA", actions)
+    return broken

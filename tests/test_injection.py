@@ -5,15 +5,27 @@ the robot holds (or was stopped) within its deadline, or goes on where that is h
 person arms it.
 """
 
+import json
+import os
+import resource
+import signal
+import threading
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
-from deploy.guard import Mode
+from deploy.arms import build
+from deploy.clock import MonotonicClock
+from deploy.guard import GuardConfig, Mode
+from deploy.interrupt import Interrupts
+from deploy.record import Recorder
+from deploy.recording import form_of
+from deploy.view.process import Viewer, feed_of
 from envs.types import Observation
 from planners.types import PlanStatus
-from tests.plant import BODIES, END_S, FAULT_S, HEAL_S, Stage
+from tests.plant import BODIES, CART, END_S, FAULT_S, HEAL_S, Blows, Stage, stage_of, think_badly, with_actions
 
 REST_S = 0.6
 """By then a robot that is held has come to rest, whatever its limits of rate and acceleration."""
@@ -30,13 +42,6 @@ def hold_deadline_s(cfg, dt_s: float) -> float:
 
 
 # --- plans
-
-
-def with_actions(plan, actions_HA):
-    """The plan with other actions, which its constructor would have refused: as if memory had been overwritten."""
-    broken = replace(plan)
-    object.__setattr__(broken, "actions_HA", actions_HA)
-    return broken
 
 
 PLANS = {
@@ -209,3 +214,165 @@ def test_no_command_follows_a_reading_that_is_not_finite_but_those_of_the_next_s
     assert session.history.episodes[0].ended == "nonfinite observation"
     assert len(first) == round(FAULT_S / stage.dt_s)
     assert len(second) == 1  # whose reading is not finite either
+
+
+# --- a person stops it
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_an_emergency_stop_is_obeyed_in_the_next_step_and_arming_does_not_undo_it(tmp_path, injected, body):
+    stage = Stage(BODIES[body])
+    stage.read = Blows((FAULT_S, lambda: stage.orders.give("stop", "a test")))
+    session = stage.play(tmp_path)
+    injected(1, stage.witness.count, stage.violations())
+    assert [change.mode for change in session.guard.changes] == ["armed", "running", "estop"]
+    assert session.guard.changes[-1].t_s == pytest.approx(FAULT_S)
+    rest = stage.witness.commands[round((FAULT_S + REST_S) / stage.dt_s) :]
+    assert len(rest) * stage.dt_s > END_S - FAULT_S - REST_S - stage.dt_s
+    assert (rest == rest[0]).all()
+
+
+def interrupted(folder, body, strike):
+    """Return the stage and the session of a run that was interrupted; `strike(stage)` arranges for that."""
+    stage = Stage(BODIES[body])
+    with Interrupts() as stop:
+        session = stage.open(folder, stop)
+        strike(stage)
+        with pytest.raises(KeyboardInterrupt):
+            session.run(lambda _: True)
+        session.log.close()
+    return stage, session
+
+
+def assert_whole(folder, stage, session):
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    ends = [(event["ended"], event["steps"]) for event in events if event["kind"] == "episode"]
+    assert [end for end, _ in ends].count("interrupted") <= 1
+    (*_, (_, rows)) = stage.witness.episodes
+    if ends and ends[-1][0] == "interrupted":
+        assert len(rows) - ends[-1][1] in (0, 1)  # the last command's outcome may not have been seen
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("body", BODIES)
+def test_ctrl_c_at_any_tick_ends_the_run_with_whole_records_and_no_further_command(tmp_path, injected, body, seed):
+    tick = int(np.random.default_rng([seed, len(body)]).integers(1, 40))
+    press = lambda count: os.kill(os.getpid(), signal.SIGINT) if count == tick else None  # noqa: E731
+    stage, session = interrupted(tmp_path, body, lambda stage: setattr(stage.witness, "each_step", press))
+    injected(1, stage.witness.count, stage.violations())
+    assert stage.witness.count == tick
+    assert_whole(tmp_path, stage, session)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ctrl_c_at_any_moment_ends_the_run_with_whole_records(tmp_path, injected, seed):
+    later_s = 0.05 + 0.2 * np.random.default_rng(seed).random()
+    timer = threading.Timer(later_s, lambda: os.kill(os.getpid(), signal.SIGINT))
+    stage, session = interrupted(tmp_path, "cart", lambda stage: (setattr(stage, "end_s", np.inf), timer.start()))
+    injected(1, max(1, stage.witness.count), stage.violations())
+    assert_whole(tmp_path, stage, session)
+
+
+# --- processes
+
+WATCHFUL = replace(CART, time="realtime", plan_latency_s=None, guard=GuardConfig(no_plan_s=0.3, plan_age_s=0.8))
+
+
+def in_real_time(folder, strike, heal):
+    """Return the stage and the session of a run in real time; `strike` and `heal` get the planner's process."""
+    stage = Stage(WATCHFUL)
+    session = stage.open(folder, clock=MonotonicClock())
+    planner = session._mind.processes[0]
+    stage.read = Blows((FAULT_S, lambda: strike(planner.pid)), (HEAL_S - 0.3, lambda: heal(planner.pid)))
+    session.run(lambda episode: episode < 1)
+    session.log.close()
+    return stage, session
+
+
+def late_s(stage, session):
+    """How much longer than in time that stands still it may take: steps that this machine has missed."""
+    return session.history.missed * stage.dt_s
+
+
+def signalled(number):
+    return lambda pid: os.kill(pid, number)
+
+
+def ignore(pid): ...
+
+
+def test_a_planner_that_hangs_leaves_a_robot_that_holds_until_it_is_armed_and_then_moves(tmp_path, injected):
+    stage, session = in_real_time(tmp_path, signalled(signal.SIGSTOP), signalled(signal.SIGCONT))
+    injected(1, stage.witness.count, stage.violations())
+    assert_held_until_armed(stage, session, hold_deadline_s(WATCHFUL, stage.dt_s) + late_s(stage, session))
+    assert "no plan to follow" in session.guard.changes[2].reason
+
+
+@pytest.mark.parametrize("how", ["killed", "raises", "nan"])
+def test_without_a_planner_the_robot_holds_and_arming_it_moves_nothing(tmp_path, injected, monkeypatch, how):
+    if how != "killed":
+        monkeypatch.setattr("deploy.realtime.remote.think", partial(think_badly, how))
+    strike = signalled(signal.SIGKILL) if how == "killed" else ignore
+    stage, session = in_real_time(tmp_path, strike, ignore)
+    injected(1, stage.witness.count, stage.violations())
+    changes = session.guard.changes
+    assert [change.mode for change in changes] == ["armed", "running", "hold", "armed", "running", "hold"]
+    assert changes[2].t_s <= FAULT_S + hold_deadline_s(WATCHFUL, stage.dt_s) + late_s(stage, session)
+    rest = stage.witness.commands[round((changes[2].t_s + REST_S) / stage.dt_s) :]
+    assert len(rest) > 5
+    assert (rest == stage.cfg.limits.hold_A).all()
+
+
+def test_a_viewer_that_does_not_drain_changes_no_command(tmp_path, injected):
+    cfg = replace(CART, view="web", view_port=0, max_s=3.0)
+    session, alone = stage_of(cfg, made(tmp_path / "alone"))
+    session.run(lambda episode: episode < 1)
+    feed = feed_of(cfg, build(cfg).robot)
+    viewer = Viewer(cfg, feed)
+    session, seen = stage_of(cfg, made(tmp_path / "seen"), feed=feed)
+    seen.each_step = lambda count: os.kill(viewer.process.pid, signal.SIGSTOP) if count == 5 else None
+    session.run(lambda episode: episode < 1)
+    viewer.close()
+    injected(1, seen.count, seen.violations(cfg.limits, 0.1))
+    assert seen.count == 30
+    assert (seen.commands == alone.commands).all()
+
+
+def made(folder):
+    folder.mkdir()
+    return folder
+
+
+# --- disks
+
+
+def test_a_disk_that_is_full_for_the_recorder_changes_no_command_and_is_said(tmp_path, injected):
+    cfg = replace(CART, max_s=6.0)
+    runs = []
+    for name, full in (("free", False), ("full", True)):
+        with Recorder(tmp_path / f"{name}-data", form_of(cfg, build(cfg).robot), patient=not full) as recorder:
+            if full:
+                resource.prlimit(recorder.writer_pid, resource.RLIMIT_FSIZE, (2000, 2000))
+            session, witness = stage_of(cfg, made(tmp_path / name), recorder=recorder)
+            session.run(lambda episode: episode < 2)
+            runs.append((witness, recorder.wait()))
+    (free, kept), (full, lost) = runs
+    injected(1, full.count, full.violations(cfg.limits, 0.1))
+    assert (full.commands == free.commands).all()
+    assert (kept.saved, kept.ended) == (2, None)
+    assert lost.saved == 0
+    assert "File too large" in lost.ended
+
+
+def test_a_disk_that_is_full_for_the_runs_log_ends_the_run_and_nothing_more_is_sent(tmp_path, injected):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    session, witness = stage_of(CART, tmp_path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            session.run(lambda _: True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    sent = witness.count
+    injected(1, sent, witness.violations(CART.limits, 0.1))
+    assert sent < 100
