@@ -14,7 +14,6 @@ def injected(request):
     def count(faults: int, commands: int, violations: list[str]) -> None:
         request.node.user_properties.append(("injected", [faults, commands, len(violations)]))
         assert violations == []
-        assert commands > 0
 
     return count
 

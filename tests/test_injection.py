@@ -244,13 +244,10 @@ def interrupted(folder, body, strike):
     return stage, session
 
 
-def assert_whole(folder, stage, session):
+def episode_ends(folder):
+    """How each recorded episode ended, and after how many steps; every line of the record must be whole."""
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    ends = [(event["ended"], event["steps"]) for event in events if event["kind"] == "episode"]
-    assert [end for end, _ in ends].count("interrupted") <= 1
-    (*_, (_, rows)) = stage.witness.episodes
-    if ends and ends[-1][0] == "interrupted":
-        assert len(rows) - ends[-1][1] in (0, 1)  # the last command's outcome may not have been seen
+    return [(event["ended"], event["steps"]) for event in events if event["kind"] == "episode"]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -261,16 +258,20 @@ def test_ctrl_c_at_any_tick_ends_the_run_with_whole_records_and_no_further_comma
     stage, session = interrupted(tmp_path, body, lambda stage: setattr(stage.witness, "each_step", press))
     injected(1, stage.witness.count, stage.violations())
     assert stage.witness.count == tick
-    assert_whole(tmp_path, stage, session)
+    assert session.history.episodes[-1].steps == tick - 1  # what the last command led to was not seen
+    assert episode_ends(tmp_path) == [("interrupted", tick - 1)]
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_ctrl_c_at_any_moment_ends_the_run_with_whole_records(tmp_path, injected, seed):
     later_s = 0.05 + 0.2 * np.random.default_rng(seed).random()
     timer = threading.Timer(later_s, lambda: os.kill(os.getpid(), signal.SIGINT))
-    stage, session = interrupted(tmp_path, "cart", lambda stage: (setattr(stage, "end_s", np.inf), timer.start()))
-    injected(1, max(1, stage.witness.count), stage.violations())
-    assert_whole(tmp_path, stage, session)
+    stage, _ = interrupted(tmp_path, "cart", lambda stage: (setattr(stage, "end_s", np.inf), timer.start()))
+    injected(1, stage.witness.count, stage.violations())
+    sent = [len(rows) for _, rows in stage.witness.episodes[1:]]
+    whole = [(ended, steps) for ended, steps in episode_ends(tmp_path) if ended != "interrupted"]
+    assert whole == [("truncated", steps) for steps in sent[: len(whole)]]
+    assert len(sent) - len(whole) <= 1
 
 
 # --- processes
@@ -318,6 +319,8 @@ def test_without_a_planner_the_robot_holds_and_arming_it_moves_nothing(tmp_path,
     changes = session.guard.changes
     assert [change.mode for change in changes] == ["armed", "running", "hold", "armed", "running", "hold"]
     assert changes[2].t_s <= FAULT_S + hold_deadline_s(WATCHFUL, stage.dt_s) + late_s(stage, session)
+    first = round(FAULT_S / stage.dt_s)
+    assert session.history.episodes[0].planned_T[first : first + 4].all()  # the last good plan is followed on
     rest = stage.witness.commands[round((changes[2].t_s + REST_S) / stage.dt_s) :]
     assert len(rest) > 5
     assert (rest == stage.cfg.limits.hold_A).all()
