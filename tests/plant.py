@@ -86,7 +86,7 @@ CART = replace(
     faults=(),
     adapt=False,
     control_arm=False,
-    limits=RobotLimits(low=(-10.0,), high=(10.0,), max_rate=(40.0,), hold=(0.0,), max_accel=(600.0,)),
+    limits=RobotLimits(low=(-10.0,), high=(10.0,), max_rate=(40.0,), hold=(0.0,), max_accel=(300.0,)),
 )
 """A point mass that is pushed: it holds without force. The planner is the real one."""
 ARM = replace(

@@ -53,11 +53,17 @@ PLANS = {
     "flat": lambda plan: with_actions(plan, plan.actions_HA[:, 0]),
     "failed": lambda plan: replace(plan, status=PlanStatus.FAILED),
 }
+
+
+def jumping(plan):
+    """From one end of the world to the other at every step, whichever plan it belongs to."""
+    signs_H1 = (-1.0) ** (round(plan.t0_s / plan.dt_s) + np.arange(10))[:, None]
+    return replace(plan, actions_HA=1e9 * signs_H1 * np.ones_like(plan.actions_HA))
+
+
 WILD = {
     "huge": lambda plan: replace(plan, actions_HA=np.full_like(plan.actions_HA, 1e300, dtype=np.float64)),
-    "jumping": lambda plan: replace(
-        plan, actions_HA=1e9 * (-1.0) ** np.arange(10)[:, None] * np.ones_like(plan.actions_HA)
-    ),
+    "jumping": jumping,
 }
 
 
@@ -176,7 +182,7 @@ def reordered(seen, first):
 
 HELD = {
     "frozen": (lambda seen, first: Observation(seen[-1].t_s, seen[first].state_O), "frozen_s"),
-    "stale": (lambda seen, first: seen[first], "stale_s"),
+    "stale": (lambda seen, first: Observation(seen[first].t_s, seen[-1].state_O), "stale_s"),
     "an hour back": (lambda seen, first: Observation(seen[-1].t_s - 3600.0, seen[-1].state_O), None),
     "backwards": (lambda seen, first: seen[max(0, 2 * first - len(seen))], None),
     "reordered": (reordered, None),
