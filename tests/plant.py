@@ -74,7 +74,7 @@ def illegal(rows: Sequence[np.ndarray], start_A: np.ndarray, limits: RobotLimits
         broken = {
             "position": (new_A < np.array(limits.low) - TOLERANCE) | (new_A > np.array(limits.high) + TOLERANCE),
             "rate": np.abs(now_A) * dt_s > np.array(limits.max_rate) * dt_s + TOLERANCE,
-            "acceleration": np.abs(now_A - rate_A) * dt_s**2 > accel_A * dt_s**2 + TOLERANCE,
+            "acceleration": np.abs(now_A - rate_A) * dt_s > accel_A * dt_s**2 + TOLERANCE,
         }
         found += [f"command {n} breaks {name}: {new_A} after {last_A}" for name, of in broken.items() if of.any()]
         last_A, rate_A = new_A, now_A
@@ -97,15 +97,15 @@ BODIES = {"cart": CART, "arm": ARM}
 
 
 class Waving:
-    """An agent that waves every joint around `home_A`, from wherever the clock is."""
+    """An agent that waves joints around `home_A` by `swing_A`, from wherever the clock is."""
 
-    def __init__(self, home_A: np.ndarray, dt_s: float, rows: int = 10) -> None:
-        self._home_A, self._dt_s, self._rows = home_A, dt_s, rows
+    def __init__(self, home_A: np.ndarray, dt_s: float, swing_A: np.ndarray | float = 0.3, rows: int = 10) -> None:
+        self._home_A, self._dt_s, self._swing_A, self._rows = home_A, dt_s, swing_A, rows
 
     def plan(self, observation, committed_KA, /):
         t0_s = observation.t_s + len(committed_KA) * self._dt_s
         phase_H1 = 3.0 * (t0_s + self._dt_s * np.arange(self._rows))[:, None]
-        return ActionPlan(self._home_A + 0.3 * np.sin(phase_H1), self._dt_s, t0_s, observed_s=observation.t_s)
+        return ActionPlan(self._home_A + self._swing_A * np.sin(phase_H1), self._dt_s, t0_s, observed_s=observation.t_s)
 
     def begin_episode(self, episode, seed, /): ...
 

@@ -86,14 +86,14 @@ def break_bus(bus, theirs, faults):
     patient(theirs.bus.port_handler, 50.0)
 
 
-def session_of(folder, robot, clock, orders=None):
+def session_of(folder, robot, clock, orders=None, swing_A=0.3):
     body = Body(DT_S, 6, None, robot.limits)
-    mind = lambda tell: OwnMind(CFG, Waving(HOME_A, DT_S), body, tell)  # noqa: E731
+    mind = lambda tell: OwnMind(CFG, Waving(HOME_A, DT_S, swing_A), body, tell)  # noqa: E731
     guard = self_armed(CFG.guard)
     return Session(CFG, robot, mind, Log(folder), None, clock=clock, guard=guard, orders=orders)
 
 
-ALL = frozenset(JOINTS)
+ALL, PAN = frozenset(JOINTS), 0.3 * np.eye(6)[0]
 HELD = {
     "every answer late": (BusFaults(delay_s=5.0), r"could not read|newest reading"),
     "every encoder frozen": (BusFaults(frozen=ALL), "sensors have not changed"),
@@ -145,17 +145,19 @@ def test_a_bus_that_is_a_little_broken_is_driven_within_the_limits(tmp_path, inj
 
 def test_after_a_power_cut_nothing_moves_until_a_person_arms_the_arm_where_it_sank_to(tmp_path, injected):
     with driven(tmp_path) as (robot, theirs, bus, clock):
+        sunk = {}
 
         def mend():
             clock.advance(1.0)
             bus.angles()  # without power it sinks
             bus.faults = BusFaults()
             patient(theirs.bus.port_handler)
+            sunk.update({name: bus.register(name, "Present_Position") for name in JOINTS})
             return len(bus.goal_writes)
 
         orders = Rearming(mend)
         pace = BusTime(bus, clock, lambda: break_bus(bus, theirs, BusFaults(power=False)))
-        session = session_of(tmp_path, robot, pace, orders)
+        session = session_of(tmp_path, robot, pace, orders, PAN)
         orders.guard = session.guard
         session.run(lambda episode: episode < 2)
         modes = [change.mode for change in session.guard.changes]
@@ -164,5 +166,8 @@ def test_after_a_power_cut_nothing_moves_until_a_person_arms_the_arm_where_it_sa
         injected(1, len(bus.goal_writes), wrong)
         assert modes == ["armed", "running", "hold", "armed", "running"]
         assert orders.held_writes == pace.writes  # with the power off nothing arrived, nor was anything sent later
+        off = [max(abs(write.ticks[name] - at) for name, at in sunk.items()) for write in after[:2]]
+        assert max(off) <= 4, "it was told to be elsewhere than where it sank to"
+        assert max(abs(before[-1].ticks[name] - at) for name, at in sunk.items()) > 60
         pans = [write.ticks["shoulder_pan"] for write in after]
         assert np.ptp(pans) > 50
