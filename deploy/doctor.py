@@ -2,49 +2,46 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import tyro
-from packaging.requirements import InvalidRequirement, Requirement
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from deploy.clock import Clock, MonotonicClock
+from deploy.findings import Finding, Verdict
+from deploy.installation import (
+    check_checkpoints,
+    check_codecs,
+    check_cv2,
+    check_names,
+    check_packages,
+    check_plugins,
+    check_python,
+    check_video,
+)
 from deploy.loop import Pace
 from deploy.machine import ROOT, cpu_info, durations_s, gemm_gflops
+from deploy.realtime.priority import FIFO, loop_first
 
+LEAST_GB, LEAST_MB_S = 1.0, 20.0
 RENDERERS = ("egl", "osmesa", "glfw")
 RENDER_PROBE = (
     "import mujoco; m = mujoco.MjModel.from_xml_string('<mujoco/>'); d = mujoco.MjData(m); "
     "r = mujoco.Renderer(m, 16, 16); r.update_scene(d); r.render(); r.close()"
 )
-
-
-class Verdict(Enum):
-    """What a finding means."""
-
-    OK = "ok"
-    SLOW = "limited"  # everything works, some of it slowly or without pictures
-    FAIL = "fails"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at: what was seen, what it means, and what to do about it."""
-
-    name: str
-    seen: str
-    verdict: Verdict = Verdict.OK
-    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,46 +56,10 @@ class DoctorConfig:
     """How long the jitter is measured [s]."""
     render: bool = True
     """Probe the rendering back ends, each in a process of its own."""
-
-
-def check_python() -> Finding:
-    """Return whether the interpreter is the one the lock was made for."""
-    wanted = (ROOT / ".python-version").read_text().strip() if (ROOT / ".python-version").exists() else "3.12"
-    seen = ".".join(map(str, sys.version_info[:3]))
-    good = seen == wanted or seen.startswith(f"{wanted}.")
-    if not good:
-        return Finding("python", seen, Verdict.FAIL, f"needs {wanted}: run `make setup`")
-    return Finding("python", seen)
-
-
-def differing_packages(lock: str) -> list[str]:
-    """Return `name have, not wanted` for each pin of the lock that is absent or of another version."""
-    found = []
-    for line in lock.splitlines():
-        try:
-            pin = Requirement(line)
-        except InvalidRequirement:
-            continue  # a comment or an empty line
-        if pin.marker is not None and not pin.marker.evaluate():
-            continue
-        try:
-            have = metadata.version(pin.name)
-        except metadata.PackageNotFoundError:
-            have = None
-        if have is None or have not in pin.specifier:
-            found.append(f"{pin.name} {have or 'absent'}, not {str(pin.specifier).removeprefix('==')}")
-    return found
-
-
-def check_packages() -> Finding:
-    """Return whether what is installed is what requirements.lock says."""
-    lock = ROOT / "requirements.lock"
-    if not lock.exists():
-        return Finding("packages", "no requirements.lock", Verdict.SLOW, "run from a checkout to compare")
-    wrong = differing_packages(lock.read_text())
-    if wrong:
-        return Finding("packages", "; ".join(wrong[:3]), Verdict.FAIL, f"{len(wrong)} differ: run `make setup`")
-    return Finding("packages", "as in requirements.lock")
+    plans: bool = True
+    """Time a plan of each preset that has weights."""
+    runs: Path = Path("runs")
+    """Folder that runs are written to: its disk is measured."""
 
 
 def check_cpu() -> Finding:
@@ -173,42 +134,103 @@ def check_jitter(cfg: DoctorConfig) -> Finding:
     return Finding("tick jitter", seen)
 
 
-def check_weights(path: Path) -> Finding:
-    """Return whether one file of weights is whole, finite and fits its card."""
+def check_priority() -> Finding:
+    """Return whether the control loop may go before everything that is not real time."""
+    said: list[str] = []
+    trial = threading.Thread(target=lambda: said.append(loop_first()))  # which takes its priority with it
+    trial.start()
+    trial.join()
+    if said[0].startswith("SCHED_FIFO"):
+        return Finding("real time", said[0])
+    line = f"'{getpass.getuser()} - rtprio {FIFO}'"
+    advice = f"ticks are late under load: add {line} to /etc/security/limits.conf and log in again, until `ulimit -r` says {FIFO}"
+    return Finding("real time", said[0], Verdict.SLOW, f"{advice} (a container: --ulimit rtprio={FIFO})")
+
+
+def check_gpu() -> Finding:
+    """Return which GPU there is; plans are made on the CPU."""
     import torch
 
-    from world_models.checkpoint import PARTS, load_part, read_tensors
+    if not torch.cuda.is_available():
+        return Finding("GPU", "none: planning on the CPU")
+    memory_gib = torch.cuda.get_device_properties(0).total_memory / 2**30
+    return Finding("GPU", f"{torch.cuda.get_device_name(0)}, {memory_gib:.0f} GiB, not used: planning on the CPU")
 
-    name = f"weights {path.parent.name}/{path.stem}"
+
+def write_mb_s(folder: Path, megabytes: int = 32) -> float:
+    """Return the MB/s at which a temporary file reaches the disk. Raises OSError where it cannot be written."""
+    block = os.urandom(1_000_000)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        began_s = time.perf_counter()
+        for _ in range(megabytes):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+        return megabytes / (time.perf_counter() - began_s)
+
+
+def judge_disk(free_gb: float, mb_s: float) -> Finding:
+    """Return what so much free space [GB] and such a rate [MB/s] mean for recording."""
+    seen, advice = f"{free_gb:.1f} GB free, writes {mb_s:.0f} MB/s", []
+    if free_gb < LEAST_GB:
+        advice.append("make room: recording ends where the disk is full")
+    if mb_s < LEAST_MB_S:
+        advice.append("too slow for pictures: record onto another disk")
+    return Finding("disk", seen, Verdict.SLOW if advice else Verdict.OK, "; ".join(advice))
+
+
+def check_disk(runs: Path) -> Finding:
+    """Return whether runs can be written where they go, for how long and how fast."""
+    folder = next(path for path in (runs.absolute(), *runs.absolute().parents) if path.is_dir())
     try:
-        if path.stem in PARTS:
-            load_part(path.parent, path.stem)
-        tensors = read_tensors(path)
-    except (ValueError, KeyError, TypeError) as error:
-        return Finding(name, str(error), Verdict.FAIL, "restore it with `git checkout`, or train it again")
-    broken = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        return Finding(name, f"{broken[0]} is not finite", Verdict.FAIL, "restore it, or train it again")
-    return Finding(name, f"{len(tensors)} tensors, {path.stat().st_size / 1e6:.1f} MB")
+        return judge_disk(shutil.disk_usage(folder).free / 1e9, write_mb_s(folder))
+    except OSError as error:
+        advice = "make room, or run from a folder that may be written"
+        return Finding("disk", f"{folder} cannot be written: {error.strerror}", Verdict.FAIL, advice)
 
 
-def check_checkpoints(folder: Path) -> Iterator[Finding]:
-    """Yield one finding per file of weights; none at all is a failure, for the walker presets need them."""
-    files = sorted(folder.glob("*/*.safetensors"))
-    if not files:
-        yield Finding("weights", f"none in {folder}", Verdict.FAIL, "run from a checkout, or `surefoot train`")
-    yield from map(check_weights, files)
+def check_serial(devices: Path = Path("/dev")) -> Finding:
+    """Return which serial ports there are, where an arm or a leader is plugged in, and whether they may be opened."""
+    ports = sorted(port for pattern in ("ttyACM*", "ttyUSB*") for port in devices.glob(pattern))
+    effective = os.access in os.supports_effective_ids
+    closed = [port for port in ports if not os.access(port, os.R_OK | os.W_OK, effective_ids=effective)]
+    if not closed:
+        return Finding("serial ports", ", ".join(map(str, ports)) or "none")
+    names = ", ".join(map(str, closed))
+    join = f"`sudo usermod -aG {group_of(closed[0])} {getpass.getuser()}`, then log in again"
+    return Finding("serial ports", f"{names} may not be opened", Verdict.SLOW, join)
+
+
+def group_of(port: Path) -> str:
+    """Return the group that may open a serial port: its own, or what Debian calls it."""
+    try:
+        group = port.group()
+    except (OSError, KeyError):
+        return "dialout"
+    return "dialout" if group == "root" else group
 
 
 def examine(cfg: DoctorConfig) -> Iterator[Finding]:
-    """Yield the findings, cheapest first."""
-    cheap: list[Callable[[], Finding]] = [check_python, check_packages, check_cpu, check_gemm, check_simulator]
+    """Yield the findings, cheapest first. Where our names belong to others, what they stand for is not looked at."""
+    yield check_python()
+    names = check_names()
+    yield names
+    if names.verdict is not Verdict.OK:
+        return
+    from configs.presets import PRESETS
+    from deploy.throughput import check_plans
+
+    cheap: list[Callable[[], Finding]] = [check_packages, check_cv2, check_codecs, check_video, check_plugins]
+    cheap += [check_cpu, check_gpu, check_priority, check_serial, check_gemm, check_simulator]
     for check in cheap:
         yield check()
+    yield check_disk(cfg.runs)
     if cfg.render:
         yield check_rendering()
     yield check_jitter(cfg)
     yield from check_checkpoints(cfg.checkpoints)
+    if cfg.plans:
+        yield from check_plans(preset for _, preset in PRESETS.values())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -58,7 +58,7 @@ class GuardConfig:
     """When the watchdogs bark; all in seconds."""
 
     no_plan_s: float = 0.5
-    """Without a plan to follow the robot holds; for so long it may go on by itself ..."""
+    """Without a plan to follow, or one that is not finite, the robot holds; for so long it may go on by itself ..."""
     plan_age_s: float = 1.0
     """... and no plan is followed that was made from an observation older than this."""
     stale_s: float = 0.25
@@ -136,7 +136,7 @@ class Guard:
         """Return what may be asked of the robot at `now_s`: the setpoint, or to hold."""
         self.heed(now_s)
         if self.mode is Mode.RUNNING:
-            wrong = self._late(setpoint, now_s) or self._blind(seen, last_A, now_s)
+            wrong = _misfit(setpoint, hold_A) or self._late(setpoint, now_s) or self._blind(seen, last_A, now_s)
             if wrong:
                 self.command("hold", now_s, wrong)
         old = setpoint.source == "plan" and setpoint.age_s > self._cfg.plan_age_s
@@ -146,7 +146,8 @@ class Guard:
 
     def _late(self, setpoint: Setpoint, now_s: float) -> str:
         """Return what is wrong with the plans, if anything is."""
-        if setpoint.source != "hold" and setpoint.age_s <= self._cfg.plan_age_s:
+        fresh = setpoint.source != "hold" and setpoint.age_s <= self._cfg.plan_age_s
+        if fresh and np.isfinite(setpoint.action_A).all():
             self._planned_s = now_s
         without_s = now_s - self._planned_s
         return f"no plan to follow for {without_s:.2f} s" if without_s > self._cfg.no_plan_s else ""
@@ -167,3 +168,9 @@ class Guard:
         elif not np.array_equal(self._sent_A, last_A) and now_s - self._moved_s > self._cfg.frozen_s:
             return f"sensors have not changed for {now_s - self._moved_s:.2f} s while the command did"
         return ""
+
+
+def _misfit(setpoint: Setpoint, hold_A: np.ndarray) -> str:
+    """Return what is wrong with the size of an action, if anything is."""
+    have, want = setpoint.action_A.shape, hold_A.shape
+    return f"an action has the shape {want}, got {have}" if have != want else ""

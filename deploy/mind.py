@@ -15,6 +15,7 @@ from deploy.planning import Planned, PlanQueue, steps_in
 from deploy.records import JobRecord, JobTiming, PlanRecord, PlanTiming
 from deploy.safety import make_safe
 from deploy.streamer import setpoint_at
+from planners.types import ActionPlan, PlanStatus
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from deploy.records import EventRecord, TimingRecord
     from deploy.safety import Command, Limit
     from envs.types import Observation
-    from planners.types import ActionPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,17 @@ def committed(
     return rows
 
 
+def executable(plan: ActionPlan, actions: int) -> ActionPlan:
+    """Return the plan; a failed one in its place, if its rows are not finite or not for so many actuators."""
+    rows = plan.actions_HA
+    fits = rows.ndim == 2 and rows.shape[1] == actions and np.isfinite(rows).all()
+    if fits or plan.status is PlanStatus.FAILED:
+        return plan
+    return ActionPlan(
+        np.full((1, actions), np.nan), plan.dt_s, plan.t0_s, PlanStatus.FAILED, observed_s=plan.observed_s
+    )
+
+
 class OwnMind:
     """A mind in the session's own process: the session waits while it thinks, and time is charged for it."""
 
@@ -270,9 +281,8 @@ class OwnMind:
 
     def _plan(self, step: int, observation: Observation, last_A: np.ndarray, held: bool, seen_s: float | None) -> None:
         def think(ahead: int) -> ActionPlan:
-            return self._agent.plan(
-                observation, committed(self._body, self._queue.at, last_A, self._rate_A, step, ahead)
-            )
+            due_KA = committed(self._body, self._queue.at, last_A, self._rate_A, step, ahead)
+            return executable(self._agent.plan(observation, due_KA), self._body.actions)
 
         self.made = made = self._queue.compute(step, think, held, seen_s)
         t_s, plan = step * self._body.dt_s, made.plan

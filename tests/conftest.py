@@ -3,3 +3,25 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+
+@pytest.fixture
+def injected(request):
+    """Count injected faults and the commands that the plant saw; fail where one of these was not legal."""
+
+    def count(faults: int, commands: int, violations: list[str]) -> None:
+        request.node.user_properties.append(("injected", [faults, commands, len(violations)]))
+        assert violations == []
+
+    return count
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = [r for group in terminalreporter.stats.values() for r in group if getattr(r, "when", "") == "call"]
+    rows = [value for report in reports for name, value in report.user_properties if name == "injected"]
+    if rows:
+        faults, commands, violations = map(sum, zip(*rows, strict=True))
+        said = f"{faults} faults tried, {commands} commands seen by the plant, {violations} violations"
+        terminalreporter.write_line(f"fault injection: {said}")

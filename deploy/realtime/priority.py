@@ -24,4 +24,5 @@ def loop_first() -> str:
 def loop_like_others() -> None:
     """Put the calling thread back among the others."""
     if hasattr(os, "sched_setscheduler"):
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        # only CAP_SYS_NICE may take the flag back, and nobody among the others minds it
+        os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))

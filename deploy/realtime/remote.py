@@ -17,6 +17,7 @@ from deploy.realtime.link import Kind, Link, unpack_plan, unpack_told
 from deploy.realtime.priority import loop_first, loop_like_others
 from deploy.realtime.thinker import think
 from deploy.records import LoopPriority
+from planners.types import PlanStatus
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
@@ -141,7 +142,7 @@ class RemoteMind:
         if found is not None:
             self._seen_plan = found[0]
             episode, from_step, plan = unpack_plan(found[1])
-            if episode == self._episode:
+            if episode == self._episode and (plan.status is not PlanStatus.FAILED or not self._plans):
                 self._plans = [*self._plans[-3:], (from_step, plan)]
 
     def _wait(self, there: Any, longest_s: float) -> bool:
