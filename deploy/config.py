@@ -23,6 +23,8 @@ class RunConfig:
     preset: tyro.conf.Suppress[str]
     robot: tyro.conf.Suppress[str]
     limits: RobotLimits
+    hardware: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """lerobot's options of the real robot that is moved, --robot.type=... first; none: the robot is simulated."""
     agent: AgentConfig = field(default_factory=LinearConfig)
     version: str = "v4"
     """Gymnasium's model of the robot: v4 (as in D4RL) or v5."""
