@@ -157,6 +157,7 @@ def main(argv: Sequence[str]) -> int:
     from deploy.commandline import Options, guarded
     from deploy.robots.hardware import kind_of
     from deploy.robots.sim import make_robot
+    from envs.faults import FaultWrapper
 
     own = Options("surefoot replay", __doc__)
     own.add_argument("path", type=Path)
@@ -166,7 +167,10 @@ def main(argv: Sequence[str]) -> int:
     def body() -> int:
         known = own.parse_args(argv)
         recording, cfg = read_recording(known.path, known.episode), _config(known.path, known.on)
-        found = replay(recording, make_robot(cfg)[0])
+        robot = make_robot(cfg)[0]
+        if isinstance(robot.env, FaultWrapper):
+            robot.env.go_to(recording.start_s)
+        found = replay(recording, robot)
         print(said(found, recording, known.path, known.on or cfg.robot))
         if known.on is None and cfg.hardware:
             print(f"recorded on a real {kind_of(cfg.hardware)}, which no simulation repeats; nothing real was moved")

@@ -77,8 +77,12 @@ def parse_units(text: str, option: str = "--operator-units") -> dict[str, Unit]:
 
 def units_of(features: Iterable[str], said: Mapping[str, Unit]) -> dict[str, Unit]:
     """Return feature -> unit of what was said of joints ("": of all); features of which nothing was said are left out."""
-    found = ((feature, said.get(feature.removesuffix(SUFFIX)) or said.get("")) for feature in features)
-    return {feature: unit for feature, unit in found if unit is not None}
+    units: dict[str, Unit] = {}
+    for feature in features:
+        unit = said.get(feature.removesuffix(SUFFIX)) or said.get("")
+        if unit is not None:
+            units[feature] = unit
+    return units
 
 
 def joint_scale(units: Mapping[str, Unit], low_A: np.ndarray, high_A: np.ndarray) -> JointScale:
