@@ -217,6 +217,7 @@ NOWHERE = (*ARM, "--robot.port=/nowhere")
         (("run", "arm-small", "--robot.port=/nowhere"), "--robot.port=/nowhere needs --robot.type=TYPE"),
         (("run", "arm-small", "--robot.type", "x"), "--robot.type needs its value in the same word"),
         (("run", "arm-small", "--arm", "at-once"), "--arm at-once is for a real robot"),
+        (("run", "arm-small", "--hardware", *NOWHERE), "no option '--hardware'; near misses: "),
         (("run", "arm-small", "--robot-units", "degrees"), "--robot-units is for a real robot"),
         (("teleop", "--robot.type=so102"), "--robot.type must be one of bi_openarm_follower, "),
         (("teleop", *NOWHERE, "--with", "gamepad", "--arm", "later"), "argument --arm: invalid choice: 'later'"),
