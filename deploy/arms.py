@@ -19,22 +19,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from agents.build import build_agent
+from agents.build import build_agent, sees
 from deploy.clock import MonotonicClock
 from deploy.goals import parse_goals
+from deploy.guard import Guard
 from deploy.interrupt import Interrupts, ignored_by_children
 from deploy.mind import Body, Mind, NoMind, OwnMind, Tell
 from deploy.operators.several import AnyOf, FirstOf
 from deploy.records import EpisodeRecord, RunRecord, read_episodes
-from deploy.robots.sim import SimRobot, make_robot
-from deploy.session import Session, self_armed
+from deploy.robots.hardware import spec_of
+from deploy.robots.sim import make_robot
+from deploy.session import SIMULATED, Session, self_armed
 from deploy.telemetry import Log
-from envs.robots import robot_spec
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
     from deploy.history import History
-    from deploy.loop import Agent
+    from deploy.loop import Agent, Robot
     from deploy.operators.crew import Crew
     from deploy.realtime.feed import Feed
     from deploy.record import Recorder
@@ -46,18 +47,20 @@ OPEN = -1  # how many episodes there will be is not known yet
 class Parts:
     """A robot and its agent, ready to run."""
 
-    robot: SimRobot
+    robot: Robot
     agent: Agent | None  # None: nothing plans
     fault_s: float | None  # when the first fault starts
 
 
-def build(cfg: RunConfig, planner: bool = True) -> Parts:
-    """Return what a run is made of, without writing anything. Raises ValueError or KeyError for bad input."""
+def build(cfg: RunConfig, planner: bool = True, connect: Callable[[], Robot] | None = None) -> Parts:
+    """Return what a run is made of, without writing anything; the robot is simulated, unless there is one to `connect`.
+
+    Raises ValueError or KeyError, in one line, for bad input.
+    """
     parse_goals(cfg.goals)  # refused before anything is loaded
-    robot, fault_s = make_robot(cfg)
-    if not planner:
-        return Parts(robot, None, fault_s)
-    agent = build_agent(cfg.agent, robot_spec(cfg.robot, cfg.version), cfg.objective, cfg.adapt, cfg.seed)
+    made = make_robot(cfg) if connect is None else None
+    agent = build_agent(cfg.agent, spec_of(cfg), cfg.objective, cfg.adapt, cfg.seed) if planner else None
+    robot, fault_s = made or (connect(), None)  # pyright: ignore[reportOptionalCall]
     return Parts(robot, agent, fault_s)
 
 
@@ -69,8 +72,12 @@ def open_session(
     recorder: Recorder | None = None,
     feed: Feed | None = None,
     crew: Crew | None = None,
+    armed: str = SIMULATED,
 ) -> Session:
-    """Return a session that is ready to run and writes into `folder`; `feed`: where others see it and ask; `crew`: who may steer it."""
+    """Return a session that is ready to run and writes into `folder`; `feed`: where others see it and ask; `crew`: who may steer it.
+
+    `armed`: why the robot may move at once; empty: a person of the crew arms it.
+    """
     log = Log(folder, stop.shield)
     log.event(RunRecord(cfg.preset, cfg.robot, cfg.seed, parts.robot.dt_s, cfg.faults, parts.fault_s))
     # who moves it by hand from afar has to go on asking; a crew may ask for ever, if only to hold
@@ -78,7 +85,8 @@ def open_session(
     more: dict[str, Any] = {"recorder": recorder, "feed": feed, "orders": None if crew is None else crew.orders}
     if steering:
         more["operator"] = FirstOf([way.operator for way in steering])
-        more["guard"] = self_armed(cfg.guard, AnyOf([way.switch for way in steering]))
+    switch = AnyOf([way.switch for way in steering])
+    more["guard"] = self_armed(cfg.guard, switch, armed) if armed else Guard(cfg.guard, switch)
     clock = None if cfg.time == "lockstep" else MonotonicClock()
     return Session(cfg, parts.robot, mind_of(cfg, parts, folder, feed), log, parts.fault_s, clock=clock, **more)
 
@@ -86,10 +94,10 @@ def open_session(
 def mind_of(cfg: RunConfig, parts: Parts, folder: Path, feed: Feed | None = None) -> Callable[[Tell], Mind]:
     """Return how the mind of a run is made: here, in processes of its own, or none."""
     robot = parts.robot
-    spec = robot_spec(cfg.robot, cfg.version)
-    body = Body(
-        robot.dt_s, spec.action.size, None if spec.action.positions else robot.hold_A, robot.limits, robot.picture
-    )
+    spec = spec_of(cfg)
+    picture = next(((*size, 3) for size in robot.camera.values() if sees(cfg.agent)), ())
+    hold_A = None if spec.action.positions else robot.hold_A
+    body = Body(robot.dt_s, spec.action.size, hold_A, robot.limits, picture)
     if parts.agent is None:
         return lambda _: NoMind()
     if cfg.time == "lockstep":

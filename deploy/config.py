@@ -23,6 +23,8 @@ class RunConfig:
     preset: tyro.conf.Suppress[str]
     robot: tyro.conf.Suppress[str]
     limits: RobotLimits
+    hardware: tyro.conf.Suppress[tyro.conf.Fixed[tuple[str, ...]]] = ()
+    """lerobot's options of the real robot that is moved, --robot.type=... first; none: the robot is simulated."""
     agent: AgentConfig = field(default_factory=LinearConfig)
     version: str = "v4"
     """Gymnasium's model of the robot: v4 (as in D4RL) or v5."""
@@ -159,8 +161,8 @@ def near(word: str, words: Sequence[str] | Mapping[str, Any]) -> list[str]:
 
 
 def option_names(cfg: Any, prefix: str = "--") -> Iterator[str]:
-    """Yield the command line options of a config tree."""
-    for f in dataclasses.fields(cfg):
+    """Yield the command line options of a config tree; the real robot has lerobot's."""
+    for f in (f for f in dataclasses.fields(cfg) if f.name != "hardware"):
         value, name = getattr(cfg, f.name), f.name.removesuffix("_s" if f.name.endswith("latency_s") else "")
         dashed = prefix + name.replace("_", "-")
         if dataclasses.is_dataclass(value):

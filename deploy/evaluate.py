@@ -36,9 +36,11 @@ def run_episode(cfg: RunConfig, episode: int) -> EpisodeResult:
     import torch
 
     from deploy.arms import build, unlogged
+    from deploy.robots.sim import SimRobot
 
     torch.set_num_threads(1)
     parts = build(cfg)
+    assert isinstance(parts.robot, SimRobot)
     session = unlogged(cfg, parts, lambda history, _: not history.episodes, episode)
     (done,), (poses_TP,) = session.history.episodes, session.history.poses
     return EpisodeResult(

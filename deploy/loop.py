@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -59,6 +59,11 @@ class Robot(Protocol):
     dt_s: float
     hold_A: np.ndarray
     limits: Sequence[Limit]
+
+    @property
+    def camera(self) -> Mapping[str, tuple[int, int]]:
+        """The camera whose pictures come with observations, and its (height, width); empty if there is none."""
+        ...
 
     @property
     def last_A(self) -> np.ndarray:

@@ -87,7 +87,7 @@ class Recorder:
         start: Start = "forkserver",
     ) -> None:
         check_folder(root, form)
-        self.form, self._patient = form, patient
+        self.root, self.form, self._patient = root, form, patient
         kind = message_type(form)
         self._ring, self._box = Ring(kind, capacity), np.zeros((), kind)
         self._status, self._ends, self._done = Recorded(), 0, 0

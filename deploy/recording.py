@@ -18,17 +18,44 @@ from deploy.shards import Form
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
-    from deploy.robots.sim import SimRobot
+    from deploy.loop import Robot
 
 CONFIG, VERSIONS = "config.yaml", "surefoot.json"
 
 
-def form_of(cfg: RunConfig, robot: SimRobot) -> Form:
+def form_of(cfg: RunConfig, robot: Robot) -> Form:
     """Return the columns of a recording of this robot. Raises ValueError where its rate is not a whole number of Hz."""
+    from deploy.robots.hardware import spec_of
     from envs.dataset import Layout
-    from envs.robots import robot_spec
 
-    return Form(Layout.of(robot_spec(cfg.robot, cfg.version)), tuple(limit.name for limit in robot.limits))
+    return Form(Layout.of(spec_of(cfg)), tuple(limit.name for limit in robot.limits), robot.camera)
+
+
+def notes_of(cfg: RunConfig) -> dict[str, str]:
+    """Return what a replay needs to know, as files of the data set."""
+    from deploy.config import to_yaml
+
+    return {CONFIG: to_yaml(cfg), VERSIONS: json.dumps(versions(), indent=1, sort_keys=True) + "\n"}
+
+
+def recorder_of(cfg: RunConfig, robot: Robot, root: Path) -> Recorder:
+    """Return what records a run into the folder `root`, which may hold episodes of the same config already.
+
+    It waits for its writer where time does. Raises ValueError, in one line, for a folder with something else.
+    """
+    notes = notes_of(cfg)
+    episodes_in(root, notes[CONFIG])
+    return Recorder(root, form_of(cfg, robot), notes, patient=cfg.time == "lockstep")
+
+
+def finish(recorder: Recorder) -> int:
+    """Let the recorder save what has ended, and say how it went; return the exit code, 1 where something was not kept."""
+    status = recorder.close()
+    wrong = [f"{status.lost} could not be kept"] if status.lost else []
+    wrong += [f"{status.cut} end early"] if status.cut else []
+    wrong += [*status.reasons, *filter(None, [status.ended])]
+    print(f"recorded: {status.saved} episodes into {recorder.root}{': ' if wrong else ''}{'; '.join(wrong)}")
+    return int(bool(wrong))
 
 
 def record_episode(recorder: Recorder, cfg: RunConfig, number: int) -> None:
@@ -55,10 +82,9 @@ def record(cfg: RunConfig, root: Path, episodes: int) -> str:
     from rich.progress import track
 
     from deploy.arms import build
-    from deploy.config import to_yaml
 
     torch.set_num_threads(1)
-    notes = {CONFIG: to_yaml(cfg), VERSIONS: json.dumps(versions(), indent=1, sort_keys=True) + "\n"}
+    notes = notes_of(cfg)
     with Recorder(root, form_of(cfg, build(cfg).robot), notes, patient=True) as recorder:
         first = episodes_in(root, notes[CONFIG])
         for number in track(range(first, episodes), "episodes", console=Console(stderr=True)):

@@ -1,7 +1,8 @@
 """`surefoot replay PATH --episode K [--on PRESET_OR_ROBOT]`: send the recorded actions again, and compare the states.
 
-The robot starts from the recorded seed and is sent, in lockstep, what the recorded one was sent. The same simulated robot
-repeats its recording to the last bit; another one, or another version of the simulator, differs by what is reported.
+The simulated robot starts from the recorded seed and is sent, in lockstep, what the recorded one was sent. The same robot
+repeats its recording to the last bit; another one, a real one, or another version of the simulator differs by what is
+reported.
 """
 
 from __future__ import annotations
@@ -124,13 +125,15 @@ def _config(root: Path, on: str | None) -> RunConfig:
     from configs.limits import LIMITS
     from configs.presets import PRESETS
     from deploy.config import RunConfig, from_yaml, near
+    from deploy.teleop import bases_for
 
     presets = {name: cfg for name, (_, cfg) in PRESETS.items()}
     if on is None:
         path = root / "meta/config.yaml"
         if not path.exists():
             raise ValueError(f"{root} does not say which robot it is of: name one, --on PRESET_OR_ROBOT")
-        return from_yaml(path.read_text(), presets, str(path))
+        text = path.read_text()
+        return from_yaml(text, bases_for(text), str(path))
     if on in presets:
         return presets[on]
     if on in LIMITS:
@@ -152,7 +155,9 @@ def other_versions(root: Path) -> str | None:
 def main(argv: Sequence[str]) -> int:
     """Replay an episode; return the exit code, 1 where a recording of the same robot was not repeated to the last bit."""
     from deploy.commandline import Options, guarded
+    from deploy.robots.hardware import kind_of
     from deploy.robots.sim import make_robot
+    from envs.faults import FaultWrapper
 
     own = Options("surefoot replay", __doc__)
     own.add_argument("path", type=Path)
@@ -162,8 +167,14 @@ def main(argv: Sequence[str]) -> int:
     def body() -> int:
         known = own.parse_args(argv)
         recording, cfg = read_recording(known.path, known.episode), _config(known.path, known.on)
-        found = replay(recording, make_robot(cfg)[0])
+        robot = make_robot(cfg)[0]
+        if isinstance(robot.env, FaultWrapper):
+            robot.env.go_to(recording.start_s)
+        found = replay(recording, robot)
         print(said(found, recording, known.path, known.on or cfg.robot))
+        if known.on is None and cfg.hardware:
+            print(f"recorded on a real {kind_of(cfg.hardware)}, which no simulation repeats; nothing real was moved")
+            return 0
         differs = known.on is None and found.difference != 0.0
         if differs and (changed := other_versions(known.path)):
             print(changed)

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from deploy.arms import ControlArm, Parts
     from deploy.config import RunConfig
     from deploy.interrupt import Interrupts
-    from deploy.operators.crew import Crew, OperatorConfig
+    from deploy.loop import Robot
+    from deploy.operators.crew import Crew
     from deploy.realtime.feed import Feed
+    from deploy.record import Recorder
     from deploy.records import EpisodeRecord
     from deploy.session import Session
     from deploy.view.process import Viewer
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
 
 def speed_of(cfg: RunConfig) -> Callable[[np.ndarray], float]:
     """Return the function that reads the forward speed [m/s] from a state (O,); NaN for a robot that does not report it."""
-    from envs.robots import robot_spec
+    from deploy.robots.hardware import spec_of
 
-    column = robot_spec(cfg.robot, cfg.version).columns.get("speed")
+    column = spec_of(cfg).columns.get("speed")
     return lambda state_O: math.nan if column is None else float(state_O[column])
 
 
@@ -44,9 +46,19 @@ class Run:
     began_s: float
     viewer: Viewer | None = None
     crew: Crew | None = None
+    recorder: Recorder | None = None
 
     def go(self) -> int:
         """Run both arms, then write the report; return the exit code. Whatever happens, a summary is left behind."""
+        code = self._go()
+        if self.recorder is None:
+            return code
+        from deploy.recording import finish
+
+        with self.stop.shield():
+            return max(code, finish(self.recorder))
+
+    def _go(self) -> int:
         try:
             self._run()
             status = self._status()
@@ -139,23 +151,39 @@ def headline_of(summary: dict[str, Any]) -> str:
     return headline(summary)
 
 
-def prepare(cfg: RunConfig, stop: Interrupts, crew: Crew | None = None, planner: bool = True) -> Run:
-    """Return a run that is ready to go, its folder made. Raises ValueError or KeyError, in one line, for bad input."""
+def prepare(
+    cfg: RunConfig,
+    stop: Interrupts,
+    crew: Crew | None = None,
+    planner: bool = True,
+    record: Path | None = None,
+    connect: Callable[[], Robot] | None = None,
+    at_once: bool = False,
+) -> Run:
+    """Return a run that is ready to go, its folder made; `record`: the data set that its episodes are added to.
+
+    A real robot, which `connect` returns, waits for the crew to arm it, unless it is armed `at_once`. Raises ValueError
+    or KeyError, in one line, for bad input.
+    """
     import torch
 
     from deploy.arms import ControlArm, build, open_session
     from deploy.config import to_yaml
+    from deploy.recording import recorder_of
+    from deploy.session import SIMULATED
     from deploy.telemetry import new_folder, write_atomic
 
     torch.set_num_threads(1)  # the control arm has the other core
     began_s = time.monotonic()
-    parts = build(cfg, planner)  # refuses bad input before a folder is made
+    parts = build(cfg, planner, connect)  # refuses bad input before a folder is made
     feed, viewer = open_view(cfg, parts)
     folder = new_folder(cfg.preset, cfg.out)
+    recorder = None if record is None else recorder_of(cfg, parts.robot, record)
     write_atomic(folder / "config.yaml", to_yaml(cfg))
-    session = open_session(cfg, parts, folder, stop, feed=feed, crew=crew)
+    armed = SIMULATED if connect is None else "--arm at-once" if at_once else ""
+    session = open_session(cfg, parts, folder, stop, recorder, feed, crew, armed)
     arm = ControlArm(cfg, folder) if cfg.control_arm else None
-    return Run(cfg, folder, session, arm, stop, began_s, viewer, crew)
+    return Run(cfg, folder, session, arm, stop, began_s, viewer, crew, recorder)
 
 
 def open_view(cfg: RunConfig, parts: Parts) -> tuple[Feed, Viewer] | tuple[None, None]:
@@ -171,38 +199,19 @@ def open_view(cfg: RunConfig, parts: Parts) -> tuple[Feed, Viewer] | tuple[None,
     return feed, viewer
 
 
-def live(
-    cfg: RunConfig, stop: Interrupts, operator: OperatorConfig | None, planner: bool = True, args: Sequence[str] = ()
-) -> int:
-    """Run with somebody who may steer; return the exit code. For a person time is real, if `args` do not say otherwise."""
-    if operator is None:
-        return prepare(cfg, stop).go()
-    from deploy.operators.crew import crew_of
-    from deploy.operators.joints import Joints
-    from envs.robots import robot_spec
-
-    if operator.device == "web" and cfg.view != "web":
-        raise ValueError("the page that somebody steers from needs --view web")
-    if operator.is_person and not any(arg.partition("=")[0] == "--time" for arg in args):
-        cfg = replace(cfg, time="realtime")
-    spec = robot_spec(cfg.robot, cfg.version)
-    with crew_of(operator, Joints.of(spec.action, cfg.limits, spec.dt_s), planner) as crew:
-        return prepare(cfg, stop, crew, planner).go()
-
-
 def main(argv: Sequence[str]) -> int:
     """Run `PRESET [--overrides]`; return the exit code: 0, 1 (failed), 2 (bad input) or 130 (interrupted)."""
     from configs.presets import PRESETS
     from deploy.commandline import HELP, guarded, resolve
     from deploy.interrupt import Interrupts
-    from deploy.operators.crew import HELP as DEVICES
-    from deploy.operators.crew import take_options
+    from deploy.live import HELP as BESIDE
+    from deploy.live import live, take_company
 
     def body() -> int:
-        operator, rest = take_options(argv, "--operator")
+        company, rest = take_company(argv, "--operator")
         if any(arg in HELP for arg in rest):
-            print(DEVICES.replace("--with", "--operator"))
-        return live(resolve(rest, PRESETS, "surefoot run"), stop, operator, args=argv)
+            print(BESIDE.replace("--with", "--operator"))
+        return live(resolve(rest, PRESETS, "surefoot run"), stop, company, args=argv)
 
     with Interrupts() as stop:
         return guarded(body)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 
 LED = {"plan": 1, "operator": 2}
+SIMULATED = "a simulated robot"
 PATIENCE_S = 0.02
 """How often a robot that waits to be armed is looked at."""
 
@@ -126,10 +127,10 @@ def env_seed(seed: int, episode: int) -> int:
     return int(np.random.SeedSequence([seed, episode]).generate_state(1)[0])
 
 
-def self_armed(cfg: GuardConfig, switch: Switch | None = None) -> Guard:
+def self_armed(cfg: GuardConfig, switch: Switch | None = None, why: str = SIMULATED) -> Guard:
     """Return a guard that is running: nobody is hurt by a simulated robot."""
     guard = Guard(cfg, switch)
-    guard.command("arm", 0.0, "a simulated robot")
+    guard.command("arm", 0.0, why)
     guard.command("start", 0.0)
     return guard
 
@@ -276,13 +277,14 @@ class Session:
         finite = bool(np.isfinite(outcome.observation.state_O).all() and np.isfinite(outcome.reward))
         if finite:
             self._mind.learn(step + 1, before, command, outcome.observation, outcome.reward)
-        trace.rows.append((before, setpoint, command, outcome))
-        trace.poses.append(robot.pose())
-        trace.late.append(late_s)
-        if self._recorder is not None:
-            self._recorder.record(self._as_step(before, setpoint, command, outcome))
+        with self.log.shield():
+            trace.rows.append((before, setpoint, command, outcome))
+            trace.poses.append(robot.pose())
+            trace.late.append(late_s)
+            if self._recorder is not None:
+                self._recorder.record(self._as_step(before, setpoint, command, outcome))
+            self._observation = outcome.observation
         trace.total += outcome.reward
-        self._observation = outcome.observation
         self.history.nonfinite.actions += "nonfinite" in command.altered_by
         self.history.nonfinite.observations += not finite
         self._show(step + 1, setpoint)

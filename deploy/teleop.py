@@ -1,4 +1,4 @@
-"""`surefoot teleop PRESET|--robot NAME --with DEVICE`: a person, a leader arm or a script moves a robot; nothing plans.
+"""`surefoot teleop PRESET|--robot NAME|--robot.type=TYPE --with DEVICE`: a person, a leader or a script moves a robot; nothing plans.
 
 `surefoot run PRESET --operator DEVICE` is the same with the preset's planner, which goes on where the person does not steer.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deploy.config import RunConfig
 
+ALONE = "teleop-"
 LONG = 1_000_000
 """Episodes: until somebody ends it."""
 
@@ -33,7 +34,34 @@ def alone(name: str) -> RunConfig:
 
     spec = robot_spec(name)
     limits = LIMITS[spec.name] if spec.name in LIMITS else limits_of(spec)
-    return RunConfig(preset=f"teleop-{spec.name}", robot=spec.name, limits=limits)
+    return RunConfig(preset=f"{ALONE}{spec.name}", robot=spec.name, limits=limits)
+
+
+def alone_real(options: Sequence[str]) -> RunConfig:
+    """Return the config of a real robot by itself, which moves no further than it was calibrated for.
+
+    Raises ValueError, in one line, for options that lerobot refuses, or a robot of which no limits are known.
+    """
+    from deploy.config import RunConfig
+    from deploy.robots.hardware import BODIES, kind_of, measured
+
+    kind = kind_of(options)
+    if kind in BODIES:
+        return alone(BODIES[kind])
+    spec, limits = measured(options)
+    return RunConfig(preset=f"{ALONE}{spec.name}", robot=spec.name, limits=limits)
+
+
+def bases_for(text: str) -> dict[str, RunConfig]:
+    """Return the configs that YAML may be laid over: all presets, and the robot by itself that it may name."""
+    import yaml
+
+    from configs.presets import PRESETS
+
+    tree = yaml.safe_load(text)
+    name = str(tree.get("preset")) if isinstance(tree, dict) else ""
+    own = {name: alone(name.removeprefix(ALONE))} if name.startswith(ALONE) else {}
+    return {**{preset: cfg for preset, (_, cfg) in PRESETS.items()}, **own}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,22 +69,27 @@ def main(argv: Sequence[str]) -> int:
     from configs.presets import PRESETS
     from deploy.commandline import HELP, guarded, resolve
     from deploy.interrupt import Interrupts
-    from deploy.operators.crew import HELP as DEVICES
-    from deploy.operators.crew import OperatorConfig, take_options
+    from deploy.live import HELP as BESIDE
+    from deploy.live import live, take_company
+    from deploy.operators.crew import OperatorConfig
     from deploy.operators.keys import MOVES, ORDERS
-    from deploy.run_agent import live
 
     def body() -> int:
-        asked, rest = take_options(argv, "--with")
-        if not rest or any(arg in HELP for arg in rest):
-            print(f"{__doc__}\n{DEVICES}\nkeys:\n  {MOVES}\n  {ORDERS}\n")
-        table = dict(PRESETS)
+        company, rest = take_company(argv, "--with")
+        table, named, wants_help = dict(PRESETS), rest and not rest[0].startswith("-"), any(a in HELP for a in rest)
+        if wants_help or not (rest or company.hardware):
+            print(f"{__doc__}\n{BESIDE}\nkeys:\n  {MOVES}\n  {ORDERS}\n")
+        own = None
         if rest[:1] == ["--robot"]:
-            cfg = alone(rest[1] if len(rest) > 1 else "")
-            table[cfg.preset], rest = ("a robot by itself", cfg), [cfg.preset, *rest[2:]]
+            own, rest = alone(rest[1] if len(rest) > 1 else ""), rest[2:]
+        elif company.hardware and not (named or wants_help or rest[:1] == ["--config"]):
+            own = alone_real(company.hardware)
+        if own is not None:
+            table[own.preset], rest = ("a robot by itself", own), [own.preset, *rest]
         bases = {name: (about, steered(cfg)) for name, (about, cfg) in table.items()}
         cfg = resolve(rest, bases, "surefoot teleop")
-        return live(cfg, stop, asked or OperatorConfig("keyboard"), planner=False, args=argv)
+        company = replace(company, operator=company.operator or OperatorConfig("keyboard"))
+        return live(cfg, stop, company, planner=False, args=argv)
 
     with Interrupts() as stop:
         return guarded(body)

@@ -46,7 +46,7 @@ def made_with(cfg: RunConfig, judged: bool = False) -> int:
     kept = {f.name: getattr(cfg.agent, f.name) for f in fields(cfg.agent)}
     if not judged:
         del kept["surprise"], kept["adapt"]
-    others = {f.name: getattr(cfg, f.name) for f in fields(cfg) if f.name != "agent"}
+    others = {f.name: getattr(cfg, f.name) for f in fields(cfg) if f.name not in ("agent", "hardware")}
     total = zlib.crc32(f"{others} {kept}".encode())
     names = [f"{part}.{kind}" for part in PARTS for kind in ("json", "safetensors")]
     if cfg.objective or cfg.goals:

@@ -177,6 +177,10 @@ class FaultWrapper(gymnasium.Wrapper):
         """Simulated seconds since this wrapper was made; resets take none."""
         return self._steps * self._dt_s
 
+    def go_to(self, t_s: float) -> None:
+        """Let the clock stand at `t_s` [s] from the next reset on: an episode can be repeated without those before it."""
+        self._steps = round(t_s / self._dt_s)
+
     @property
     def active(self) -> tuple[Fault, ...]:
         """The faults that hold at `t_s`."""

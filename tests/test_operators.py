@@ -18,12 +18,13 @@ from deploy.operators.crew import Crew, OperatorConfig, take_options
 from deploy.operators.helm import Helm
 from deploy.operators.joints import Joints, Stick
 from deploy.operators.keys import HELD_S, REPEAT_S, TAP_S, Console, split
-from deploy.operators.leader import Leader, LeaderConfig, options_of, parse_units
+from deploy.operators.leader import Leader, LeaderConfig, options_of
 from deploy.operators.leader_process import scale_for
 from deploy.operators.script import Row, Script, Scripted, read_script
 from deploy.orders import WORDS, Orders
 from deploy.realtime.asks import SharedHand
 from deploy.realtime.feed import Feed, SharedSwitch
+from deploy.robots.lerobot_units import parse_units
 from deploy.safety import RobotLimits
 from deploy.session import Session
 from deploy.telemetry import Log

@@ -170,10 +170,10 @@ def documented_runs() -> list[list[str]]:
 def test_every_documented_run_is_accepted_with_its_preset_options_and_faults(args):
     from configs.presets import PRESETS
     from deploy.commandline import resolve
-    from deploy.operators.crew import take_options
+    from deploy.live import take_company
     from deploy.robots.sim import make_robot
 
-    make_robot(resolve(take_options(args, "--operator")[1], PRESETS, "surefoot run"))
+    make_robot(resolve(take_company(args, "--operator")[1], PRESETS, "surefoot run"))
 
 
 def test_every_test_file_that_the_documentation_relies_on_exists():

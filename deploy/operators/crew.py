@@ -13,9 +13,10 @@ from deploy.operators.helm import Helm
 from deploy.operators.joints import Joints, Stick
 from deploy.operators.keyboard import Keyboard, terminal
 from deploy.operators.keys import SPEEDS, Console
-from deploy.operators.leader import Leader, LeaderConfig, options_of, parse_units
+from deploy.operators.leader import Leader, LeaderConfig, options_of
 from deploy.orders import Orders
 from deploy.realtime.feed import SharedSwitch
+from deploy.robots.lerobot_units import parse_units
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

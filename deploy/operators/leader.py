@@ -16,7 +16,7 @@ from deploy.interrupt import ignored_by_children
 from deploy.operators.joints import Joints
 from deploy.operators.leader_process import follow
 from deploy.realtime.channel import Latest
-from deploy.robots.lerobot_units import UNITS, Unit
+from deploy.robots.lerobot_units import Unit
 
 if TYPE_CHECKING:
     from deploy.orders import Orders
@@ -45,17 +45,6 @@ class LeaderConfig:
         """What lerobot calls the device."""
         given = [option.partition("=")[2] for option in self.options if option.startswith("--teleop.type=")]
         return given[0] if given else "teleoperator"
-
-
-def parse_units(text: str) -> dict[str, Unit]:
-    """Return joint -> unit from UNIT or JOINT=UNIT, separated by commas. Raises ValueError for an unknown unit."""
-    found: dict[str, Unit] = {}
-    for part in filter(None, text.split(",")):
-        joint, _, said = part.rpartition("=")
-        if said not in UNITS:
-            raise ValueError(f"--operator-units {text}: no unit {said!r}; choose from {', '.join(UNITS)}")
-        found[joint] = next(unit for unit in UNITS if unit == said)
-    return found
 
 
 class Leader:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploy.robots.lerobot_units import SUFFIX, JointScale, Unit, joint_scale, joint_units
+from deploy.robots.lerobot_units import SUFFIX, JointScale, Unit, joint_scale, joint_units, units_of
 
 if TYPE_CHECKING:
     from lerobot.teleoperators import Teleoperator
@@ -74,12 +74,7 @@ def scale_for(
     if missing:
         there = ", ".join(map(str, device.action_features))
         raise ValueError(f"{device.name} has no {', '.join(missing)} for this robot; it has {there}")
-    given: dict[str, Unit] = {}
-    for feature in map(str, device.action_features):
-        unit = units.get(feature.removesuffix(SUFFIX)) or units.get("")
-        if unit is not None:
-            given[feature] = unit
-    found = joint_units(device, given)
+    found = joint_units(device, units_of(map(str, device.action_features), units))
     low_A, high_A = (np.array(row) for row in bounds)
     return joint_scale({feature: found[feature] for feature in features}, low_A, high_A)
 

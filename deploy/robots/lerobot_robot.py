@@ -85,7 +85,10 @@ def lerobot_robot(options: Sequence[str]) -> Robot:
     except (draccus.ParsingError, SystemExit) as error:
         said = complaint.getvalue().strip().splitlines()[-1:] or str(error).split("\n")
         raise ValueError(f"lerobot refuses {' '.join(options)}: {' '.join(said)}") from None
-    return make_robot_from_config(config)
+    try:
+        return make_robot_from_config(config)
+    except ImportError as error:  # a driver that is not installed
+        raise ValueError(f"{kinds[0]}: {' '.join(str(error).split())}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +175,27 @@ class LeRobotRobot:
         reward = self._task.reward(self._observation.state_O)
         return Outcome(self._observation, reward, False, over, self.hold_A)
 
+    @property
+    def camera(self) -> Mapping[str, tuple[int, int]]:
+        """The camera whose pictures come with observations, and its (height, width); empty if there is none."""
+        image = self._reading.image
+        return {} if image is None else {self._camera: (image.shape[0], image.shape[1])}
+
+    @property
+    def _cameras(self) -> Mapping[str, Any]:
+        return getattr(self._robot, "cameras", {})
+
+    @property
+    def _camera(self) -> str:
+        return self._cfg.camera or next(iter(self._cameras), "")
+
     def pose(self) -> np.ndarray:
         """Return the joint angles, (A,) [rad]."""
         return self._reading.q_A
 
     def disconnect(self) -> None:
         """Let go of the bus. Nothing moves, and the motors go on holding unless `release` was asked for."""
-        parts = [self._robot, *self._buses.values(), *getattr(self._robot, "cameras", {}).values()]
+        parts = [self._robot, *self._buses.values(), *self._cameras.values()]
         for part in parts:
             try:
                 if part.is_connected and part in self._buses.values():
@@ -237,9 +254,8 @@ class LeRobotRobot:
 
     def _read(self) -> _Reading:
         seen = self._robot.get_observation()
-        cameras: Mapping[str, Any] = getattr(self._robot, "cameras", {})
-        name = self._cfg.camera or next(iter(cameras), "")
-        taken_s = getattr(cameras.get(name), "latest_timestamp", None)
+        name = self._camera
+        taken_s = getattr(self._cameras.get(name), "latest_timestamp", None)
         age_s = None if taken_s is None else time.perf_counter() - taken_s
         return _Reading(self._scale.radians(seen), seen.get(name), age_s)
 

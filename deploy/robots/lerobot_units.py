@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,6 +64,27 @@ def joint_units(robot: Robot | Teleoperator, given: Mapping[str, Unit]) -> dict[
     return units
 
 
+def parse_units(text: str, option: str = "--operator-units") -> dict[str, Unit]:
+    """Return joint -> unit from UNIT or JOINT=UNIT, separated by commas. Raises ValueError for an unknown unit."""
+    found: dict[str, Unit] = {}
+    for part in filter(None, text.split(",")):
+        joint, _, said = part.rpartition("=")
+        if said not in UNITS:
+            raise ValueError(f"{option} {text}: no unit {said!r}; choose from {', '.join(UNITS)}")
+        found[joint] = next(unit for unit in UNITS if unit == said)
+    return found
+
+
+def units_of(features: Iterable[str], said: Mapping[str, Unit]) -> dict[str, Unit]:
+    """Return feature -> unit of what was said of joints ("": of all); features of which nothing was said are left out."""
+    units: dict[str, Unit] = {}
+    for feature in features:
+        unit = said.get(feature.removesuffix(SUFFIX)) or said.get("")
+        if unit is not None:
+            units[feature] = unit
+    return units
+
+
 def joint_scale(units: Mapping[str, Unit], low_A: np.ndarray, high_A: np.ndarray) -> JointScale:
     """Return the conversion for joints whose ranges, in radians, are [low_A, high_A].
 
@@ -86,12 +107,18 @@ def joint_scale(units: Mapping[str, Unit], low_A: np.ndarray, high_A: np.ndarray
 def calibrated_reach(robot: Robot, units: Mapping[str, Unit]) -> np.ndarray:
     """Return how far from 0 a joint in degrees may go by its calibration, (A,) [rad]; infinite for other units.
 
-    lerobot does not clip degrees; one tick is kept back, as it rounds down.
+    lerobot does not clip degrees.
     """
-    reach = dict.fromkeys(units, math.inf)
+    reach = half_ranges(robot)
+    return np.array([reach.get(name, math.inf) if unit == "degrees" else math.inf for name, unit in units.items()])
+
+
+def half_ranges(robot: Robot) -> dict[str, float]:
+    """Return half the calibrated range of each joint on a serial bus [rad]; one tick is kept back, as lerobot rounds down."""
+    found = {}
     for prefix, bus in serial_buses(robot).items():
         for name, entry in bus.calibration.items():
             full = bus.model_resolution_table[bus.motors[name].model] - 1
             half_ticks = (entry.range_max - entry.range_min) / 2 - 1
-            reach[f"{prefix}{name}{SUFFIX}"] = half_ticks / full * 2 * math.pi
-    return np.array([reach[name] if unit == "degrees" else math.inf for name, unit in units.items()])
+            found[f"{prefix}{name}{SUFFIX}"] = half_ticks / full * 2 * math.pi
+    return found

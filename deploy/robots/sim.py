@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,10 +89,13 @@ class SimRobot:
         return Outcome(self._observed(t_s), reward, bool(terminated), bool(truncated) or over, applied_A)
 
     @property
-    def picture(self) -> tuple[int, ...]:
-        """Shape of the pictures that come with its observations; () without a camera."""
+    def camera(self) -> Mapping[str, tuple[int, int]]:
+        """The camera whose pictures come with observations, and its (height, width); empty if there is none."""
         seen: Any = self._env.unwrapped
-        return np.shape(seen.render()) if getattr(seen, "render_mode", None) == "rgb_array" else ()
+        if getattr(seen, "render_mode", None) != "rgb_array":
+            return {}
+        height, width, _ = np.shape(seen.render())
+        return {"front": (height, width)}
 
     def _observed(self, t_s: float) -> Observation:
         if getattr(self._env.unwrapped, "render_mode", None) != "rgb_array":

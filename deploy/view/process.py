@@ -19,7 +19,7 @@ from envs.robots import robot_spec
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
-    from deploy.robots.sim import SimRobot
+    from deploy.loop import Robot
 
 NICE = 15
 """How much it steps back behind all that moves the robot."""
@@ -46,7 +46,7 @@ class LiveView(Protocol):
         ...
 
 
-def feed_of(cfg: RunConfig, robot: SimRobot) -> Feed:
+def feed_of(cfg: RunConfig, robot: Robot) -> Feed:
     """Return a feed for a robot, before its first reset too."""
     states = robot_spec(cfg.robot, cfg.version).state_size
     pose = len(robot.pose()) or states  # a robot without joints is where its state says
