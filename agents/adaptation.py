@@ -22,7 +22,7 @@ from world_models.body import Body
 from world_models.dynamics import DiffusionDynamics
 from world_models.policy import Policy, distance
 from world_models.step import StepModel
-from world_models.value import ValueEnsemble
+from world_models.value import ValueEnsemble, unfinished
 
 Part = Literal["dynamics", "step", "policy", "value"]
 
@@ -303,7 +303,7 @@ def returns_to_go(p: Play, discount: float, fall_penalty: float) -> np.ndarray:
 def value_rows(p: Play, model: ValueEnsemble) -> tuple[Tensor, Tensor]:
     """Return states and returns of one episode; without a fall the last steps, whose future was not seen, are left out."""
     returns = returns_to_go(p, model.cfg.discount, model.cfg.fall_penalty)
-    keep = len(returns) if p.terminated else max(0, len(returns) - 250)
+    keep = len(returns) if p.terminated else max(0, len(returns) - unfinished(model.cfg.discount))
     return torch.from_numpy(p.state_TO[:keep].astype(np.float32)), torch.from_numpy(returns[:keep]).float()
 
 

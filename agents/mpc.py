@@ -63,7 +63,7 @@ class MpcAgent:
         z_TD = np.stack([before.state_O, observation.state_O])
         return Belief(
             torch.as_tensor(z_TD, dtype=torch.float32)[None],
-            torch.as_tensor(action_A, dtype=torch.float32).view(1, 1, -1),
+            torch.tensor(action_A, dtype=torch.float32).view(1, 1, -1),
         )
 
     def begin_episode(self, episode: int, seed: int, /) -> None:

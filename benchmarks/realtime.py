@@ -24,7 +24,7 @@ from configs.presets import PRESETS
 from deploy.machine import ROOT
 from deploy.watch import made_with
 
-BREAK_S, END_S, LAST_S = 12.0, 180.0, 60.0
+BREAK_S, END_S, LAST_S = 12.0, 180.0, 68.0
 """When the ankle breaks, when a run ends, and how much of its end is compared [s]."""
 EVERY_S = 10.0
 """Between two looks at what the processes hold."""
@@ -61,11 +61,10 @@ def path_of(name: str) -> Path:
     return QUICK_RESULTS / "realtime" / f"{name}-{made_with(PRESETS['walker-broken-ankle'][1], judged=True):08x}.json"
 
 
-def rate(summary: dict[str, Any], begin_s: float, end_s: float) -> float:
-    """Return the return per second over the episodes that began in a span; 0 where none did."""
-    inside = [e for e in summary["episodes"] if begin_s <= e["start_s"] < end_s]
-    steps = sum(e["steps"] for e in inside)
-    return sum(e["return"] for e in inside) / (steps * 0.008) if steps else 0.0
+def mean_return(summary: dict[str, Any], begin_s: float, end_s: float) -> float:
+    """Return the mean return of the episodes that began in a span and came to their own end."""
+    whole = [e for e in summary["episodes"] if e["ended"] in ("terminated", "truncated")]
+    return float(np.mean([e["return"] for e in whole if begin_s <= e["start_s"] < end_s]))
 
 
 def seen_in(folder: Path) -> dict[str, Any]:
@@ -75,11 +74,12 @@ def seen_in(folder: Path) -> dict[str, Any]:
     after = [a["after_fault_s"] for a in summary["alarms"] if a["after_fault_s"] is not None]
     return {
         "status": summary["status"],
+        "healthy": mean_return(summary, 0.0, BREAK_S - 8.0),
         "alarm_s": min(after, default=None),
         "false_alarms": summary["false_alarms"],
         "adapted_s": None if summary["adapted_s"] is None else summary["adapted_s"] - BREAK_S,
-        "broken": rate(summary, BREAK_S, summary["adapted_s"] or END_S),
-        "last": rate(summary, END_S - LAST_S, END_S),
+        "broken": mean_return(summary, BREAK_S, summary["adapted_s"] or END_S),
+        "last": mean_return(summary, END_S - LAST_S, END_S),
         "job_s": [t["job_s"] for t in timings if t["kind"] == "job"],
         **{
             key: summary[key]
@@ -90,7 +90,7 @@ def seen_in(folder: Path) -> dict[str, Any]:
 
 def lived(seed: int, mode: Mode, latency: Sequence[str] = ()) -> dict[str, Any]:
     """Return what came of a run; read where it is on disk already."""
-    path = path_of(f"{mode}-{seed}-{END_S:g}")
+    path = path_of("-".join([mode, str(seed), f"{END_S:g}", *latency[1::2]]))
     if not path.exists():
         with tempfile.TemporaryDirectory(prefix="surefoot-") as folder:
             out = Path(folder) / "run"
@@ -178,13 +178,14 @@ def measure(options: RealtimeOptions) -> Result:
     runs, soak_s = (1, 60.0) if options.quick else (options.runs, options.soak_s)
     seeds = range(options.seed, options.seed + runs)
     live = [lived(seed, "realtime") for seed in seeds]
-    charged = ["--plan-latency", f"{1e-3 * float(np.mean([f['plan_ms']['p50'] for f in live])):.3f}"]
-    charged += ["--adapt-latency", f"{float(np.mean([s for f in live for s in f['job_s']] or [60.0])):.1f}"]
+    plan_s = 1e-3 * float(np.mean([f["plan_ms"]["p50"] for f in live]))
+    job_s = float(np.mean([s for f in live for s in f["job_s"]] or [60.0]))
+    charged = ["--plan-latency", f"{0.008 * round(plan_s / 0.008):g}", "--adapt-latency", f"{5 * round(job_s / 5):g}"]
     slow = [lived(seed, "lockstep", charged) for seed in seeds]
     keys = ("alarm_s", "adapted_s", "broken", "last")
     tables = [
         Table(
-            f"ankle breaks after {BREAK_S:g} s, end after {END_S:g} s; reward per second while broken and over the last {LAST_S:g} s",
+            f"mean return of episodes while broken (from {BREAK_S:g} s on), and of those begun in the last {LAST_S:g} of {END_S:g} s",
             ("mode", "seed", *(f"{k.removesuffix('_s')} [s]" if k.endswith("_s") else k for k in keys)),
             tuple((mode, s, *(f[k] for k in keys)) for mode, some in (("realtime", live), ("lockstep", slow))
                   for s, f in zip(seeds, some, strict=True)),
@@ -192,9 +193,9 @@ def measure(options: RealtimeOptions) -> Result:
     ]  # fmt: skip
     figures: dict[str, Any] = {"charged in lockstep": " ".join(charged)}
     for mode, some in (("realtime", live), ("lockstep", slow)):
-        figures[f"recovered: last / broken, {mode}"] = _interval([f["last"] / max(f["broken"], 1e-9) for f in some])
-        figures[f"reward per second at the end, {mode}"] = _interval([f["last"] for f in some])
-    figures["realtime - lockstep, reward per second at the end, paired"] = _interval(
+        figures[f"recovered: last - broken, {mode}"] = _interval([f["last"] - f["broken"] for f in some])
+        figures[f"return at the end, {mode}"] = _interval([f["last"] for f in some])
+    figures["realtime - lockstep, return at the end, paired"] = _interval(
         [a["last"] - b["last"] for a, b in zip(live, slow, strict=True)]
     )
     figures["runs with alarm and an adaptation in use"] = sum(f["adapted_s"] is not None for f in live)

@@ -1,25 +1,35 @@
-"""`surefoot calibrate PRESET`: run whole healthy episodes and keep what surprise looks like in them, beside the weights."""
+"""`surefoot calibrate PRESET`: run whole healthy episodes and keep what surprise looks like in them, beside the weights.
+
+A real robot never moves quite as its model says, and is not as surprising as the simulated one: with --dataset PATH the
+episodes are those that were recorded while the preset's planner moved it (surefoot run PRESET --robot.type=... --record PATH).
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
-    from envs.episodes import Episode
 
 KEPT = Path("runs/calibration")
 FIRST = 1_000_000
 """Number of the first calibration episode: none that a run or a benchmark uses."""
 
 
-def calibration_file(cfg: RunConfig, done: Sequence[Episode], commit: str) -> str:
-    """Return the JSON text of surprise.json. Raises ValueError where there are too few episodes for the set rate."""
+def calibration_file(
+    cfg: RunConfig, done: Sequence[tuple[np.ndarray, np.ndarray]], about: Mapping[str, Any], commit: str
+) -> str:
+    """Return the JSON text of surprise.json, from states (T + 1, O) and actions (T, A) of each episode, and what is said of them.
+
+    Raises ValueError where there are too few episodes for the set rate.
+    """
     from agents.calibration import calibrate
     from agents.learned import LearnedConfig
     from agents.monitor import episode_errors
@@ -27,17 +37,15 @@ def calibration_file(cfg: RunConfig, done: Sequence[Episode], commit: str) -> st
 
     assert isinstance(cfg.agent, LearnedConfig)
     step = load_model(cfg.agent.folder).step
-    made = calibrate([episode_errors(step, e.state_TO, e.action_TA) for e in done], cfg.agent.surprise)
-    about = {
+    made = calibrate([episode_errors(step, state_TO, action_TA) for state_TO, action_TA in done], cfg.agent.surprise)
+    said = {
         "preset": cfg.preset,
         "episodes": len(done),
-        "first_episode": FIRST,
         "plan_latency_s": cfg.plan_latency_s,
-        "return_mean": sum(e.total_reward for e in done) / len(done),
-        "falls": sum(e.terminated for e in done),
+        **about,
         "commit": commit,
     }
-    return json.dumps({"calibration": made.to_dict(), "about": about}, indent=1) + "\n"
+    return json.dumps({"calibration": made.to_dict(), "about": said}, indent=1) + "\n"
 
 
 def run(cfg: RunConfig, episodes: int, workers: int) -> int:
@@ -54,8 +62,33 @@ def run(cfg: RunConfig, episodes: int, workers: int) -> int:
     kept = watch_and_keep(cfg, FIRST, episodes, workers, KEPT)
     done = list(track(kept, "episodes", episodes, console=Console(stderr=True)))
     path = cfg.agent.folder / "surprise.json"
-    write_atomic(path, calibration_file(cfg, done, commit()))
-    print(f"{episodes} healthy episodes; mean return {sum(e.total_reward for e in done) / episodes:.0f}; wrote {path}")
+    return_mean, falls = sum(e.total_reward for e in done) / len(done), sum(e.terminated for e in done)
+    about = {"first_episode": FIRST, "return_mean": return_mean, "falls": falls}
+    write_atomic(path, calibration_file(cfg, [(e.state_TO, e.action_TA) for e in done], about, commit()))
+    print(f"{episodes} healthy episodes; mean return {return_mean:.0f}; wrote {path}")
+    return 0
+
+
+def run_recorded(cfg: RunConfig, dataset: Path) -> int:
+    """Write `surprise.json` from episodes that were recorded. Raises ValueError where they are not of this robot, or too few."""
+    from agents.learned import LearnedConfig
+    from deploy.telemetry import commit, write_atomic
+    from envs.dataset import EpisodeData, Layout
+    from envs.robots import robot_spec
+
+    assert isinstance(cfg.agent, LearnedConfig)
+    data, layout = EpisodeData.load(dataset), Layout.of(robot_spec(cfg.robot, cfg.version))
+    if data.layout.state_names != layout.state_names or data.layout.action_names != layout.action_names:
+        raise ValueError(
+            f"{dataset} is of {data.layout.robot!r}, whose sensors or actuators are not those of {cfg.robot!r}"
+        )
+    done = [data.take(np.array([e])) for e in range(data.episodes)]
+    states = [np.concatenate([e.state_NO, e.next_state_NO[-1:]]) for e in done]
+    path = cfg.agent.folder / "surprise.json"
+    about = {"dataset": dataset.name, "falls": int(data.terminated_N.sum())}
+    rows = [(s, e.action_NA) for s, e in zip(states, done, strict=True)]
+    write_atomic(path, calibration_file(cfg, rows, about, commit()))
+    print(f"{len(done)} recorded episodes of {dataset}; wrote {path}")
     return 0
 
 
@@ -69,6 +102,7 @@ def main(argv: Sequence[str]) -> int:
     own = Options("surefoot calibrate")
     own.add_argument("--episodes", type=int, default=480)
     own.add_argument("--workers", type=int, default=2)
+    own.add_argument("--dataset", type=Path)
 
     def body() -> int:
         mine, rest = own.parse_known_args(argv)
@@ -77,6 +111,8 @@ def main(argv: Sequence[str]) -> int:
             raise ValueError(f"preset {cfg.preset!r} has no learned model to calibrate")
         if mine.episodes < 1 or mine.workers < 1:
             raise ValueError(f"--episodes and --workers must be >= 1, got {mine.episodes} and {mine.workers}")
+        if mine.dataset is not None:
+            return run_recorded(cfg, mine.dataset)
         return run(replace(cfg, faults=(), adapt=False, control_arm=False), mine.episodes, mine.workers)
 
     with Interrupts():

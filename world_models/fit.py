@@ -21,7 +21,7 @@ from world_models.policy import Policy, PolicyConfig, distance
 from world_models.proposal import DiffusionProposal
 from world_models.step import StepConfig, StepModel
 from world_models.training import Loss, TrainConfig
-from world_models.value import ValueConfig, ValueEnsemble
+from world_models.value import ValueConfig, ValueEnsemble, unfinished
 
 
 @dataclass(frozen=True)
@@ -219,11 +219,6 @@ def step_task(cfg: ModelConfig, folder: Path) -> Task:
 
     card = base_card(cfg, "step", data, part.data) | describe(step=part.step, train=part.train)
     return Task(model, loss, heldout, card, finish)
-
-
-def unfinished(discount: float) -> int:
-    """Return for how many steps before a time limit the return-to-go says little: the reward after the limit was never seen."""
-    return round(2.5 / (1.0 - discount))
 
 
 def value_rows(data: EpisodeData, cfg: ValueConfig) -> tuple[Tensor, Tensor]:

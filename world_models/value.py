@@ -30,6 +30,11 @@ class ValueConfig:
             raise ValueError(f"an ensemble needs at least 2 members, got {self.members}")
 
 
+def unfinished(discount: float) -> int:
+    """Return for how many steps before a time limit the return-to-go says little: the reward after the limit was never seen."""
+    return round(2.5 / (1.0 - discount))
+
+
 class ValueEnsemble(nn.Module):
     """V_k(s), k = 1 .. K, computed together by batched matrix products."""
 
