@@ -133,7 +133,9 @@ def pursue(faults: BusFaults, seeds: Sequence[int], act: Act, begin: Callable[[]
             begin()
             states, actions, rewards = [seen.state_O], [], []
             for _ in range(STEPS):
-                actions.append(robot.send(act(seen.state_O)).action_A)
+                wanted_A, before = act(seen.state_O), bus.packets
+                actions.append(robot.send(wanted_A).action_A)
+                arrive(bus, before)
                 clock.advance(SPEC.dt_s)
                 bus.angles()
                 outcome = robot.read(clock.now_s())
@@ -152,6 +154,13 @@ def pursue(faults: BusFaults, seeds: Sequence[int], act: Act, begin: Callable[[]
             tuple(away_mm),
             tuple(plays),
         )
+
+
+def arrive(bus: ServoBus, before: int, longest_s: float = 0.1) -> None:
+    """Wait for a command, which nobody acknowledges, to reach the servos, so that it is stamped with its own time; it may be lost."""
+    until_s = time.monotonic() + longest_s
+    while bus.packets == before and time.monotonic() < until_s:
+        time.sleep(2e-4)
 
 
 def simulated(seeds: Sequence[int]) -> Outing:
