@@ -1,7 +1,7 @@
 """`surefoot calibrate PRESET`: run whole healthy episodes and keep what surprise looks like in them, beside the weights.
 
-A real robot never moves quite as its model says, and is not as surprising as the simulated one: with --dataset PATH the
-episodes are those that were recorded while the preset's planner moved it (surefoot run PRESET --robot.type=... --record PATH).
+A real robot never moves quite as its model says, and surprises more than the simulated one: with --dataset PATH the episodes
+are those that were recorded while the preset's planner moved it (surefoot run PRESET --robot.type=... --record PATH).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
+
     from deploy.config import RunConfig
 
 KEPT = Path("runs/calibration")
@@ -82,13 +82,11 @@ def run_recorded(cfg: RunConfig, dataset: Path) -> int:
         raise ValueError(
             f"{dataset} is of {data.layout.robot!r}, whose sensors or actuators are not those of {cfg.robot!r}"
         )
-    done = [data.take(np.array([e])) for e in range(data.episodes)]
-    states = [np.concatenate([e.state_NO, e.next_state_NO[-1:]]) for e in done]
+    rows = [data.states_and_actions(episode) for episode in range(data.episodes)]
     path = cfg.agent.folder / "surprise.json"
     about = {"dataset": dataset.name, "falls": int(data.terminated_N.sum())}
-    rows = [(s, e.action_NA) for s, e in zip(states, done, strict=True)]
     write_atomic(path, calibration_file(cfg, rows, about, commit()))
-    print(f"{len(done)} recorded episodes of {dataset}; wrote {path}")
+    print(f"{len(rows)} recorded episodes of {dataset}; wrote {path}")
     return 0
 
 

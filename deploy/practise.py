@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,10 +67,9 @@ def taught(folder: Path) -> list[Practised]:
     goals = {text: Goal.of(parse_objective(text)) for text in set(tasks)}
     row = {text: np.full(len(READINGS), np.nan) if g is None else g.target[0].numpy() for text, g in goals.items()}
     made = []
-    for start, end in zip(data.episode_start[:-1], data.episode_start[1:], strict=True):
-        states_TO = np.concatenate([data.state_NO[start:end], data.next_state_NO[end - 1 : end]])
+    for episode, (start, end) in enumerate(pairwise(data.episode_start)):
         goal_TG = np.stack([row[text] for text in tasks[start:end]]).astype(np.float32)
-        made.append(Practised(states_TO, data.action_NA[start:end], goal_TG, bool(data.terminated_N[end - 1])))
+        made.append(Practised(*data.states_and_actions(episode), goal_TG, bool(data.terminated_N[end - 1])))
     return made
 
 

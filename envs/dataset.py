@@ -261,6 +261,11 @@ class EpisodeData:
         """Number of episodes."""
         return len(self.episode_start) - 1
 
+    def states_and_actions(self, episode: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the states (T + 1, O), the last one included, and the actions (T, A) of one episode."""
+        start, end = self.episode_start[episode : episode + 2]
+        return np.concatenate([self.state_NO[start:end], self.next_state_NO[end - 1 : end]]), self.action_NA[start:end]
+
     def episode_returns(self) -> np.ndarray:
         """Return the undiscounted return of each episode, (episodes,) float64."""
         return np.add.reduceat(self.reward_N.astype(np.float64), self.episode_start[:-1])
