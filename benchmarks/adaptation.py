@@ -19,10 +19,9 @@ from benchmarks.common import (
     Options,
     Result,
     Table,
+    command,
     keep,
     paired_interval,
-    parse,
-    publish,
     quantiles,
     rate_interval,
 )
@@ -229,11 +228,7 @@ def measure(options: AdaptationOptions) -> Result:
     return Result("adaptation", claim, figures, tables, seeds=tuple(seeds[MAIN]), n=len(found), notes=notes)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and publish."""
-    options = parse(AdaptationOptions, __doc__, argv)
-    publish(measure(options), options)
-    return 0
+main = command(AdaptationOptions, __doc__, measure)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What every benchmark shares: its options, intervals, and one way to show, close and keep a result.
 
-A benchmark is `main(argv) -> int`: it parses `Options` (or a subclass), measures, and calls `publish(result, options)`.
+A benchmark is `main(argv) -> int`, which `command` makes of its `Options` (or a subclass) and what it measures.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,17 @@ class Options:
 def parse[O: Options](kind: type[O], what: str | None, argv: Sequence[str] | None = None) -> O:
     """Return the options on the command line; exits with one line that names the near misses where one is misspelt."""
     return tyro.cli(kind, args=argv, description=what, prog=program())
+
+
+def command[O: Options](kind: type[O], what: str | None, measure: Callable[[O], Result]) -> Callable[..., int]:
+    """Return the `main(argv) -> int` of a benchmark that measures what its options say, and publishes that."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        options = parse(kind, what, argv)
+        publish(measure(options), options)
+        return 0
+
+    return main
 
 
 def program() -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from agents.build import OracleConfig
-from benchmarks.common import QUICK_RESULTS, Options, Result, Table, keep, mean_interval, parse, publish
+from benchmarks.common import QUICK_RESULTS, Options, Result, Table, command, keep, mean_interval
 from configs.presets import PRESETS
 from deploy.config import RunConfig
 from deploy.watch import made_with
@@ -147,11 +147,7 @@ def measure(options: DmOptions) -> Result:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and publish."""
-    options = parse(DmOptions, __doc__, argv)
-    publish(measure(options), options)
-    return 0
+main = command(DmOptions, __doc__, measure)
 
 
 if __name__ == "__main__":

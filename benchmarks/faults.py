@@ -28,11 +28,10 @@ from benchmarks.common import (
     Options,
     Result,
     Table,
+    command,
     holm,
     keep,
     mean_interval,
-    parse,
-    publish,
     rate_interval,
 )
 from benchmarks.goal_changes import goal_changes
@@ -321,11 +320,7 @@ def picture(rows: Sequence[dict[str, Any]], healthy: dict[str, Sequence[float]])
     return drawn.getvalue()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and publish."""
-    options = parse(FaultOptions, __doc__, argv)
-    publish(measure(options), options)
-    return 0
+main = command(FaultOptions, __doc__, measure)
 
 
 if __name__ == "__main__":

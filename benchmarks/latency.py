@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import QUICK_RESULTS, Options, Result, Table, keep, mean_interval, parse, publish
+from benchmarks.common import QUICK_RESULTS, Options, Result, Table, command, keep, mean_interval
 from configs.presets import PRESETS
 from deploy.arms import build, open_session
 from deploy.config import RunConfig
@@ -179,11 +179,7 @@ def measure(options: LatencyOptions) -> Result:
     return Result("latency", claim, figures, tables, (FIRST,), sum(len(f["returns"]) for f in found.values()))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and publish."""
-    options = parse(LatencyOptions, __doc__, argv)
-    publish(measure(options), options)
-    return 0
+main = command(LatencyOptions, __doc__, measure)
 
 
 if __name__ == "__main__":

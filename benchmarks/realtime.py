@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 
-from benchmarks.common import QUICK_RESULTS, Interval, Options, Result, Table, keep, mean_interval, parse, publish
+from benchmarks.common import QUICK_RESULTS, Interval, Options, Result, Table, command, keep, mean_interval
 from configs.presets import PRESETS
 from deploy.machine import ROOT
 from deploy.watch import made_with
@@ -45,7 +45,7 @@ class RealtimeOptions(Options):
     """Length of the long run [s]; 0: none."""
 
 
-def command(
+def run_command(
     seed: int, faults: Sequence[str], end_s: float, mode: Mode, out: Path, latency: Sequence[str] = ()
 ) -> list[str]:
     """Return the command that a user would give."""
@@ -94,7 +94,7 @@ def lived(seed: int, mode: Mode, latency: Sequence[str] = ()) -> dict[str, Any]:
     if not path.exists():
         with tempfile.TemporaryDirectory(prefix="surefoot-") as folder:
             out = Path(folder) / "run"
-            asked = command(seed, (f"{BREAK_S:g}",), END_S, mode, out, latency)
+            asked = run_command(seed, (f"{BREAK_S:g}",), END_S, mode, out, latency)
             subprocess.run(asked, cwd=ROOT, check=True, capture_output=True)
             keep(path, seen_in(out))
     return json.loads(path.read_text())
@@ -131,7 +131,7 @@ def soaked(seed: int, soak_s: float) -> dict[str, Any]:
     rows: list[Held] = []
     with tempfile.TemporaryDirectory(prefix="surefoot-") as folder:
         out, began_s = Path(folder) / "run", time.monotonic()
-        asked = command(seed, SOAK_FAULTS, soak_s, "realtime", out)
+        asked = run_command(seed, SOAK_FAULTS, soak_s, "realtime", out)
         with subprocess.Popen(asked, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
             root = psutil.Process(run.pid)
             while run.poll() is None:
@@ -213,11 +213,7 @@ def _interval(values: Sequence[float]) -> Interval | float:
     return mean_interval(values) if len(values) > 1 else values[0]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and publish."""
-    options = parse(RealtimeOptions, __doc__, argv)
-    publish(measure(options), options)
-    return 0
+main = command(RealtimeOptions, __doc__, measure)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.common import PLAN_LATENCY_S, QUICK_RESULTS, Options, Result, Table, keep, mean_interval, parse, publish
+from benchmarks.common import PLAN_LATENCY_S, QUICK_RESULTS, Options, Result, Table, command, keep, mean_interval
 from benchmarks.walker_ankle import METHOD, ROUNDS, Life, Robot, as_play
 from configs.presets import PRESETS
 from deploy.watch import made_with
@@ -160,11 +160,7 @@ def ratio_interval(top: Sequence[float], bottom: Sequence[float], resamples: int
     return float(a.mean() / b.mean()), float(lo), float(hi)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and publish."""
-    options = parse(RecallOptions, __doc__, argv)
-    publish(measure(options), options)
-    return 0
+main = command(RecallOptions, __doc__, measure)
 
 
 if __name__ == "__main__":

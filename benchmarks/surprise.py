@@ -18,9 +18,8 @@ from benchmarks.common import (
     Options,
     Result,
     Table,
+    command,
     mean_interval,
-    parse,
-    publish,
     quantiles,
     rate_interval,
 )
@@ -177,11 +176,7 @@ def measure(options: SurpriseOptions) -> Result:
     return Result("surprise", claim, figures, tables, seeds=(FIRST + options.seed,), n=n, notes=notes)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and publish."""
-    options = parse(SurpriseOptions, __doc__, argv)
-    publish(measure(options), options)
-    return 0
+main = command(SurpriseOptions, __doc__, measure)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Options, Result, Table, mean_interval, parse, publish
+from benchmarks.common import Options, Result, Table, command, mean_interval
 from benchmarks.walker_ankle import ARMS, METHOD, Life, lived, nested_bootstrap
 from benchmarks.walker_diagnosis import CORRELATION, ERROR, ERROR_TITLE, RANK_TITLE, ladder
 from benchmarks.walker_goals import COLUMNS, TITLE, goal_rows, picture
@@ -135,11 +135,7 @@ def measure(options: WalkerOptions) -> Result:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and publish."""
-    options = parse(WalkerOptions, __doc__, argv)
-    publish(measure(options), options)
-    return 0
+main = command(WalkerOptions, __doc__, measure)
 
 
 if __name__ == "__main__":
