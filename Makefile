@@ -64,7 +64,7 @@ $(STAMP):
 	    "$$found" -m venv --clear .venv
 	fi
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(UV) pip install --quiet --python $(PYTHON) -r requirements.lock
+	$(UV) pip install --quiet --python $(PYTHON) --no-deps -r requirements.lock
 	$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable . $(PLUGINS:%/pyproject.toml=--editable %)
 	rm -f .venv/.installed-*
 	touch $@

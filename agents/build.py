@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from agents.adaptive import AdaptiveAgent
+from agents.latent import LatentConfig, build_latent
 from agents.learned import LearnedConfig, build_learned
 from agents.mpc import MpcAgent
 from planners.cem import Cem
@@ -17,6 +18,7 @@ from planners.warm import WarmStart
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from agents.latent import LatentAgent
     from agents.oracle import TaskAgent
     from envs.robots import RobotSpec
     from planners.base import Objective, Readings
@@ -48,12 +50,12 @@ class OracleConfig:
     """Of the first candidates around the last plan, in half ranges of the actuators."""
 
 
-AgentConfig = LinearConfig | LearnedConfig | OracleConfig
+AgentConfig = LinearConfig | LearnedConfig | OracleConfig | LatentConfig
 
 
 def sees(cfg: AgentConfig) -> bool:
     """Return whether the agent needs pictures."""
-    return isinstance(cfg, LinearConfig) and cfg.pixels
+    return isinstance(cfg, LatentConfig) or (isinstance(cfg, LinearConfig) and cfg.pixels)
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,10 @@ class TaskReward:
 
 def build_agent(
     cfg: AgentConfig, spec: RobotSpec, objective: str = "", adapt: bool = True, seed: int = 0
-) -> MpcAgent | AdaptiveAgent:
+) -> MpcAgent | AdaptiveAgent | LatentAgent:
     """Return the agent; `objective` "" is the task's own. Raises ValueError for one that the robot cannot read."""
+    if isinstance(cfg, LatentConfig):
+        return build_latent(cfg, spec, objective)
     if isinstance(cfg, LearnedConfig):
         return build_learned(cfg, spec, objective, adapt, seed)
     return _oracle(cfg, spec, objective) if isinstance(cfg, OracleConfig) else _linear(cfg, spec, objective)

@@ -74,11 +74,11 @@ PUBLISHED = (
 
 def table(data: EpisodeData, known: Published) -> Table:
     """Return each state's mean and deviation, ours and D4RL's; the shift is in D4RL's deviations."""
-    ours = data.normaliser()
+    mean_O, std_O = data.moments()
     rows = tuple(
         (name, unit, float(mean), known_mean, float(mean - known_mean) / known_std, float(std), known_std)
         for name, unit, mean, known_mean, std, known_std in zip(
-            ours.names, ours.units, ours.mean_O, known.mean_O, ours.std_O, known.std_O, strict=True
+            data.layout.state_names, data.layout.state_units, mean_O, known.mean_O, std_O, known.std_O, strict=True
         )
     )
     columns = ("state", "unit", "mean", "D4RL mean", "shift", "std", "D4RL std")
@@ -87,16 +87,16 @@ def table(data: EpisodeData, known: Published) -> Table:
 
 def headline(data: EpisodeData, known: Published) -> dict[str, Any]:
     """Return the figures of one data set under its own names."""
-    ours, kind = data.normaliser(), known.name.removeprefix("walker2d-").replace("-", "_")
-    shift_O = np.abs(ours.mean_O - known.mean_O) / known.std_O
+    mean_O, kind = data.moments()[0], known.name.removeprefix("walker2d-").replace("-", "_")
+    shift_O = np.abs(mean_O - known.mean_O) / known.std_O
     return {
         f"{kind}_return": mean_interval(data.episode_returns()),
         f"{kind}_return_over_d4rl": float(data.episode_returns().mean()) / known.mean_return,
-        f"{kind}_speed_m_per_s": float(ours.mean_O[SPEED]),
+        f"{kind}_speed_m_per_s": float(mean_O[SPEED]),
         f"{kind}_d4rl_speed_m_per_s": known.mean_O[SPEED],
         f"{kind}_median_shift": float(np.median(shift_O)),
         f"{kind}_largest_shift": float(shift_O.max()),
-        f"{kind}_largest_shift_of": ours.names[int(shift_O.argmax())],
+        f"{kind}_largest_shift_of": data.layout.state_names[int(shift_O.argmax())],
         f"{kind}_episodes_ending_in_a_fall": float(data.terminated_N.sum()) / data.episodes,
     }
 

@@ -31,5 +31,7 @@ LIMITS: dict[str, RobotLimits] = {
     "double_integrator": _motors(1, 10.0, 0.1),
     "so101": _positions("so101", tuple(HOME_A.tolist()), _ARM_RATE),
     "so101_push": _positions("so101_push", tuple(HOME_A.tolist()), _ARM_RATE),
+    "tworoom": _motors(2, 1.0, 0.1),
+    "pusht": _motors(2, 1.0, 0.1),
     "dm_control:walker-walk+physics": _motors(6, 1.0, 0.025),
 }

@@ -8,6 +8,8 @@ from agents.practice import PracticeConfig
 from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
 from world_models.fit import DiffusionPart, ModelConfig, PolicyPart, StepPart, ValuePart
+from world_models.jepa import ConvConfig, JepaConfig
+from world_models.latents import JepaPart, LatentModelConfig
 from world_models.step import StepConfig
 from world_models.training import TrainConfig
 from world_models.value import ValueConfig
@@ -112,6 +114,29 @@ def shown(robot: str, data: tuple[str, ...]) -> ModelConfig:
 ARM = shown("so101", ("so101-reach",))
 """An arm that was shown what to do, in simulation or by teleoperation (`--dataset`)."""
 
+TWO_ROOMS = LatentModelConfig(
+    "tworoom",
+    JepaPart(
+        JepaConfig(
+            image=64,
+            encoder=ConvConfig((32, 64, 96, 128), 256),
+            latent=96,
+            hidden=512,
+            layers=3,
+            heads=4,
+            head=32,
+            mlp=384,
+        ),
+        TrainConfig(
+            steps=4_000, batch=64, learning_rate=5e-4, final_rate=1e-6, warmup=100, weight_decay=1e-3, clip=1.0
+        ),
+        ("tworoom-expert",),
+        directions=256,
+    ),
+)
+
+LATENT_MODELS: dict[str, LatentModelConfig] = {"lewm-tworoom-small": TWO_ROOMS}
+"""Those that learn from pictures."""
 MODELS: dict[str, ModelConfig] = {
     "arm-small": ARM,
     "walker-small": WALKER_SMALL,

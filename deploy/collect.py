@@ -9,12 +9,13 @@ from __future__ import annotations
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
@@ -22,9 +23,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agents.teacher import TeacherConfig, teach
 from deploy.commandline import complain, in_one_line
 from envs.collect import RECIPES, Collected, Recipe, collect_dataset
-from envs.dataset import Layout, write_dataset
+from envs.dataset import Layout
+from envs.dataset_writer import write_dataset
 from envs.episodes import Episode, Spool
-from envs.robots import robot_spec
+from envs.grown import GrowConfig
+from envs.robots import painter, robot_spec
 
 INTERRUPTED = 130  # the shell's code for an end by Ctrl-C
 
@@ -42,16 +45,13 @@ class CollectConfig:
     """Processes that run episodes; the data do not depend on it."""
 
 
-@dataclass(frozen=True)
-class OwnConfig:
-    """Which preset's planner acts, for how many episodes, and where to."""
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What every collection of so many episodes is told."""
 
     name: str
     """Folder of the data set under the output folder."""
-    preset: str
-    episodes: int = 400
-    plan_latency_s: float = 0.032
-    """Simulated seconds that a plan takes."""
+    episodes: int
     out: Path = Path("data")
     workers: int = 2
 
@@ -60,51 +60,87 @@ class OwnConfig:
             raise ValueError(f"episodes and workers must be >= 1, got {self.episodes} and {self.workers}")
 
 
-@dataclass(frozen=True)
-class DemosConfig:
+@dataclass(frozen=True, kw_only=True)
+class OwnConfig(Asked):
+    """Which preset's planner acts, for how many episodes, and where to."""
+
+    preset: str
+    episodes: int = 400
+    plan_latency_s: float = 0.032
+    """Simulated seconds that a plan takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemosConfig(Asked):
     """How many episodes of a scripted demonstrator, and where to."""
 
-    name: str
-    """Folder of the data set under the output folder."""
     robot: str
     episodes: int = 300
     noise: float = 0.05
     """Standard deviation of smooth noise on its actions [rad]: data around what it does, not on that alone."""
     seed: int = 0
-    out: Path = Path("data")
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1 or self.workers < 1:
-            raise ValueError(f"episodes and workers must be >= 1, got {self.episodes} and {self.workers}")
 
 
 DEMOS: dict[str, tuple[str, DemosConfig]] = {
-    "so101-reach": ("the SO-101 brings its tip to random points (a minute)", DemosConfig("so101-reach", "so101")),
-    "so101-push": ("the SO-101 pushes a block to random places", DemosConfig("so101-push", "so101_push")),
+    "so101-reach": (
+        "the SO-101 brings its tip to random points (a minute)",
+        DemosConfig(name="so101-reach", robot="so101"),
+    ),
+    "so101-push": ("the SO-101 pushes a block to random places", DemosConfig(name="so101-push", robot="so101_push")),
 }
 
 
-@dataclass(frozen=True)
-class GoalsConfig:
-    """How many episodes of random goals, pursued by the oracle planner, and where to."""
+@dataclass(frozen=True, kw_only=True)
+class RoomsConfig(Asked):
+    """How many episodes of the two rooms' expert, and where to."""
 
-    name: str
-    """Folder of the data set under the output folder."""
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    episodes: int = 250
-    out: Path = Path("data")
-    workers: int = 2
+    episodes: int = 3000
+    noise: float = 2.0
+    """Standard deviation of the noise on the expert's actions, which are in [-1, 1]."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrownConfig(Asked):
+    """How many episodes of Push-T to grow from which demonstrations, and where to."""
+
+    demos: Path
+    """npz of human demonstrations (state, action, episode_ends), as Diffusion Policy publishes them."""
+    held_out: int = 20
+    """The last demonstrations of the file, which nothing is grown from: goals to test with."""
+    episodes: int = 3000
+    grow: GrowConfig = field(default_factory=GrowConfig)
 
     def __post_init__(self) -> None:
-        if self.episodes < 1 or self.workers < 1:
-            raise ValueError(f"episodes and workers must be >= 1, got {self.episodes} and {self.workers}")
+        super().__post_init__()
+        if self.held_out < 0:
+            raise ValueError(f"held_out must be >= 0, got {self.held_out}")
+
+
+WORLDS: dict[str, tuple[str, RoomsConfig | GrownConfig]] = {
+    "tworoom-expert": (
+        "a noisy expert goes to random places in two rooms (minutes)",
+        RoomsConfig(name="tworoom-expert"),
+    ),
+    "pusht-grown": (
+        "Push-T, grown from a file of human demonstrations (minutes)",
+        GrownConfig(name="pusht-grown", demos=tyro.MISSING),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoalsConfig(Asked):
+    """How many episodes of random goals, pursued by the oracle planner, and where to."""
+
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    episodes: int = 250
 
 
 GOALS: dict[str, tuple[str, GoalsConfig]] = {
     "walker-goals": (
         "random speeds, heights and pitches, pursued with the simulator as the model (hours: 40 s per 1000 steps and core)",
-        GoalsConfig("walker-goals"),
+        GoalsConfig(name="walker-goals"),
     )
 }
 
@@ -114,10 +150,10 @@ FIRST = 3_000_000
 OWN: dict[str, tuple[str, OwnConfig]] = {
     "walker2d-own": (
         "the walker's planner, healthy: the one-step model learns from it",
-        OwnConfig("walker2d-own", "walker"),
+        OwnConfig(name="walker2d-own", preset="walker"),
     ),
-    "hopper-own": ("the hopper's planner, healthy", OwnConfig("hopper-own", "hopper", episodes=200)),
-    "halfcheetah-own": ("the cheetah's planner", OwnConfig("halfcheetah-own", "halfcheetah", episodes=100)),
+    "hopper-own": ("the hopper's planner, healthy", OwnConfig(name="hopper-own", preset="hopper", episodes=200)),
+    "halfcheetah-own": ("the cheetah's planner", OwnConfig(name="halfcheetah-own", preset="halfcheetah", episodes=100)),
 }
 
 
@@ -127,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = in_one_line(
             lambda: tyro.extras.overridable_config_cli(
-                {**defaults, **OWN, **GOALS, **DEMOS}, args=argv, prog="surefoot collect"
+                {**defaults, **OWN, **GOALS, **DEMOS, **WORLDS}, args=argv, prog="surefoot collect"
             )
         )
         if not isinstance(config, CollectConfig):
@@ -162,7 +198,7 @@ def run(config: CollectConfig, console: Console) -> Collected:
         return collect_dataset(config.recipe, config.policies, config.out, config.workers, report, report_written)
 
 
-def _run_other(config: OwnConfig | GoalsConfig | DemosConfig, console: Console) -> str:
+def _run_other(config: OwnConfig | GoalsConfig | DemosConfig | RoomsConfig | GrownConfig, console: Console) -> str:
     match config:
         case OwnConfig():
             return run_own(config, console)
@@ -170,6 +206,20 @@ def _run_other(config: OwnConfig | GoalsConfig | DemosConfig, console: Console) 
             return run_goals(config, console)
         case DemosConfig():
             return run_demos(config, console)
+        case RoomsConfig():
+            from envs.tworoom import shown
+
+            about = {"noise": config.noise, "seed": config.seed}
+            return run_world(config, "tworoom", partial(shown, **about), about, console)
+        case GrownConfig():
+            from envs.grown import grow, read_demos
+
+            demos = read_demos(config.demos)
+            kept = demos[: len(demos) - config.held_out]
+            if not kept:
+                raise ValueError(f"{config.demos} has {len(demos)} demonstrations, and {config.held_out} are held out")
+            about = {"grow": asdict(config.grow), "demos": len(kept)}
+            return run_world(config, "pusht", partial(grow, kept, config.grow), about, console)
 
 
 def run_own(config: OwnConfig, console: Console) -> str:
@@ -189,39 +239,49 @@ def run_own(config: OwnConfig, console: Console) -> str:
 
 def run_goals(config: GoalsConfig, console: Console) -> str:
     """Let the teacher pursue goals and write what it did; return a line about it. An interrupted collection goes on where it was."""
-    from deploy.watch import keep, side_by_side
-
     teacher = config.teacher
-    spool = Spool(config.out / f"{config.name}.spool" / f"{zlib.crc32(repr(teacher).encode()):08x}")
-    made = keep(
-        spool, range(config.episodes), lambda missing: side_by_side(partial(teach, teacher), missing, config.workers)
-    )
-    return write(
-        made, config, Layout.of(robot_spec(teacher.robot, teacher.version)), {"teacher": asdict(teacher)}, console
-    )
+    made = spooled(config, teacher, partial(teach, teacher))
+    layout = Layout.of(robot_spec(teacher.robot, teacher.version))
+    return write(made, config, layout, {"teacher": asdict(teacher)}, console)
 
 
 def run_demos(config: DemosConfig, console: Console) -> str:
     """Let the demonstrator act and write what it did; return a line about it. An interrupted collection goes on where it was."""
     from configs.limits import LIMITS
     from deploy.demonstrate import demonstrate
-    from deploy.watch import keep, side_by_side
 
     how = (config.robot, LIMITS[config.robot], config.noise, config.seed)
-    spool = Spool(config.out / f"{config.name}.spool" / f"{zlib.crc32(repr(how).encode()):08x}")
-    made = keep(
-        spool, range(config.episodes), lambda missing: side_by_side(partial(demonstrate, *how), missing, config.workers)
-    )
+    made = spooled(config, how, partial(demonstrate, *how))
     about = {"robot": config.robot, "noise": config.noise, "seed": config.seed}
     return write(made, config, Layout.of(robot_spec(config.robot)), about, console)
 
 
+def run_world(
+    config: RoomsConfig | GrownConfig,
+    robot: str,
+    play: Callable[[int], Episode],
+    about: dict[str, object],
+    console: Console,
+) -> str:
+    """Play in a world that is seen from above and write it, with video; return a line about it. Goes on where it was."""
+    return write(spooled(config, about, play), config, Layout.of(robot_spec(robot)), about, console, painter(robot))
+
+
+def spooled(config: Asked, how: object, play: Callable[[int], Episode]) -> Iterator[Episode]:
+    """Yield the episodes, `play(0)` first; those that an interrupted collection of the same kind, `how`, has made are read."""
+    from deploy.watch import keep, side_by_side
+
+    spool = Spool(config.out / f"{config.name}.spool" / f"{zlib.crc32(repr(how).encode()):08x}")
+    return keep(spool, range(config.episodes), lambda missing: side_by_side(play, missing, config.workers))
+
+
 def write(
     made: Iterator[Episode],
-    config: OwnConfig | GoalsConfig | DemosConfig,
+    config: Asked,
     layout: Layout,
     about: dict[str, object],
     console: Console,
+    pictures: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> str:
     """Write the episodes as they come, then drop their spool; return a line about them."""
     folder = config.out / config.name
@@ -229,7 +289,7 @@ def write(
         raise FileExistsError(f"{folder} exists: delete it to collect it again")
     done = list(track(made, "episodes", config.episodes, console=console))
     mean = sum(e.total_reward for e in done) / len(done)
-    write_dataset(done, layout, folder, about | {"mean_return": mean})
+    write_dataset(done, layout, folder, about | {"mean_return": mean}, pictures=pictures)
     shutil.rmtree(config.out / f"{config.name}.spool")
     return f"{len(done)} episodes, {sum(e.length for e in done)} steps, mean return {mean:.1f}"
 

@@ -53,8 +53,12 @@ class RunConfig:
     """... or after so many episodes ..."""
     max_s: float = 600.0
     """... or after so many simulated seconds."""
-    episode_steps: int | None = None
+    episode_steps: Annotated[int | None, tyro.conf.arg(aliases=("--budget",))] = None
     """Length of an episode in control steps; None: the robot's own."""
+    goals_from: Path | None = None
+    """LeRobotDataset from which each episode of a world that is seen from above takes its start and its goal; None: random ones."""
+    offset: int = 25
+    """Recorded control steps from such a start to its goal."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     time: Literal["lockstep", "realtime"] = "lockstep"
     """Lockstep: the world waits while the planner thinks, and is charged for it. Realtime: it does not wait."""
@@ -72,7 +76,7 @@ class RunConfig:
     """File (.rrd) that rerun's stream is written to; None: it is served as a page."""
 
     def __post_init__(self) -> None:
-        at_least_1 = ("plan_every", "adapted_episodes", "max_episodes", "episode_steps")
+        at_least_1 = ("plan_every", "adapted_episodes", "max_episodes", "episode_steps", "offset")
         for name in at_least_1:
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from envs.robots import make_env, painter, robot_spec, wanted
+
+if TYPE_CHECKING:
+    from envs.robots import RobotSpec
+
 SIZE = (320, 240)  # width, height
+CAPTION = 26  # rows at the top
 SKY, GROUND, BODY, LEFT, CART = (246, 248, 250), (214, 218, 222), (214, 138, 89), (122, 62, 140), (21, 101, 192)
 
 
@@ -75,6 +81,26 @@ def paint_cart(pose: np.ndarray) -> np.ndarray:
     return canvas.picture()
 
 
+class WorldPainter:
+    """A world that is seen from above, and faintly in it what is wanted."""
+
+    def __init__(self, spec: RobotSpec) -> None:
+        self._spec, self._picture = spec, painter(spec.name, spec.version)
+
+    def __call__(self, pose: np.ndarray, /) -> np.ndarray:
+        """Return the drawn picture, in the middle of an empty one."""
+        import cv2
+
+        now, then = (self._picture(state).astype(float) for state in (pose, wanted(self._spec, pose)))
+        shown = np.where(now.sum(-1, keepdims=True) <= then.sum(-1, keepdims=True), now, 0.7 * now + 0.3 * then)
+        side = SIZE[1] - CAPTION
+        square = cv2.resize(shown.round().astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST)
+        out = np.full((SIZE[1], SIZE[0], 3), SKY, np.uint8)
+        left = (SIZE[0] - side) // 2
+        out[CAPTION:, left : left + side] = square
+        return out
+
+
 class Canvas:
     """A picture in metres, drawn at twice its size so that edges come out smooth."""
 
@@ -121,15 +147,16 @@ def caption(
     out = picture.copy()
     if dim:
         out = (0.45 * out + 0.55 * 255).astype(np.uint8)
-    cv2.rectangle(out, (0, 0), (out.shape[1], 26), (255, 255, 255), -1)
+    cv2.rectangle(out, (0, 0), (out.shape[1], CAPTION), (255, 255, 255), -1)
     cv2.putText(out, text, (8, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1, cv2.LINE_AA)
     return out
 
 
 def make_painter(robot: str, version: str, gl: bool) -> Painter:
     """Return the painter of a robot."""
-    from envs.robots import make_env
-
+    spec = robot_spec(robot, version)
+    if spec.drawn:
+        return WorldPainter(spec)
     model: Any = getattr(make_env(robot, version).unwrapped, "model", None)
     if model is None:
         return paint_cart

@@ -60,9 +60,9 @@ def succeeded(cfg: RunConfig, ended: str, info: Mapping[str, Any]) -> bool | Non
     """Return whether the goal was met at the end, or a robot that can fall did not; None for robots that can do neither."""
     from envs.robots import robot_spec
 
-    if not robot_spec(cfg.robot, cfg.version).healthy and "is_success" not in info:
-        return None
-    return ended == "truncated" and bool(info.get("is_success", True))
+    if "is_success" in info:
+        return ended in ("truncated", "terminated") and bool(info["is_success"])
+    return ended == "truncated" if robot_spec(cfg.robot, cfg.version).healthy else None
 
 
 def _one(work: tuple[RunConfig, int]) -> EpisodeResult:

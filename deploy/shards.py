@@ -20,7 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envs.dataset import Layout, imageless
+from envs.dataset import Layout
+from envs.dataset_writer import imageless
+from envs.video import waiting_encoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -228,7 +230,7 @@ def opened(root: Path, form: Form) -> LeRobotDataset:
     )
     if form.cameras:
         assert dataset.writer is not None
-        dataset.writer._streaming_encoder = _encoder(form.layout.fps)
+        dataset.writer._streaming_encoder = waiting_encoder(form.layout.fps)
     if (root / "meta/info.json").exists():
         meta: Any = dataset.meta
         meta.info, meta.stats, meta.tasks = load_info(root), load_stats(root), load_tasks(root)
@@ -244,16 +246,3 @@ def last_episode(root: Path) -> dict[str, Any]:
     file = pq.ParquetFile(max(root.glob("meta/episodes/chunk-*/file-*.parquet")))
     columns = [name for name in file.schema_arrow.names if not name.startswith("stats/")]
     return file.read(columns).slice(file.metadata.num_rows - 1).to_pylist()[0]
-
-
-def _encoder(fps: int) -> Any:
-    """Return lerobot's encoder, but one that waits for room in its queue instead of leaving out a picture."""
-    from lerobot.datasets.video_utils import StreamingVideoEncoder
-
-    class Waiting(StreamingVideoEncoder):
-        def feed_frame(self, video_key: str, image: np.ndarray) -> None:
-            while self._frame_queues[video_key].full() and self._threads[video_key].is_alive():
-                time.sleep(0.001)
-            super().feed_frame(video_key, image)
-
-    return Waiting(fps)

@@ -5,23 +5,27 @@ from __future__ import annotations
 import difflib
 import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from configs.models import MODELS
+from configs.models import LATENT_MODELS, MODELS
 from deploy.commandline import complain, guarded, in_one_line
 from deploy.telemetry import commit
-from world_models.checkpoint import PARTS, save_part, save_tensors
+from world_models.checkpoint import LATENT_PARTS, PARTS, save_part, save_tensors
 from world_models.fit import TASKS, ModelConfig, Task, replay_windows
+from world_models.latents import LATENT_TASKS, LatentModelConfig
 from world_models.training import Run, TrainConfig, train
 
-Part = Literal["proposal", "dynamics", "step", "value", "policy"]
+Part = Literal["proposal", "dynamics", "step", "value", "policy", "jepa"]
+ALL_MODELS: dict[str, ModelConfig | LatentModelConfig] = {**MODELS, **LATENT_MODELS}
+ALL_TASKS: dict[str, Callable[[Any, Path], Task]] = {**TASKS, **LATENT_TASKS}
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,10 @@ class TrainArgs:
     threads: int = 2
 
 
-def part_config(args: TrainArgs, part: str) -> tuple[ModelConfig, TrainConfig]:
+def part_config(args: TrainArgs, part: str) -> tuple[ModelConfig | LatentModelConfig, TrainConfig]:
     """Return the preset's config with what was asked for changed, and the part's training."""
-    cfg = MODELS[args.preset]
-    own = getattr(cfg, part)
+    cfg = ALL_MODELS[args.preset]
+    own = getattr(cfg, part, None)
     if own is None:
         raise ValueError(f"{args.preset} has no part {part!r}: leave it out of --parts")
     if args.steps is not None:
@@ -59,7 +63,7 @@ def part_config(args: TrainArgs, part: str) -> tuple[ModelConfig, TrainConfig]:
         own = replace(own, data=tuple(str(path.absolute()) for path in args.dataset))
     elif args.skip_missing:
         there = tuple(name for name in own.data if (args.data / name).is_dir())
-        own = replace(own, data=there or cfg.proposal.data)
+        own = replace(own, data=there or getattr(cfg, "proposal", own).data)
     return replace(cfg, **{part: own}), own.train
 
 
@@ -80,17 +84,17 @@ def train_part(task: Task, run: Run, part: str, console: Console) -> list[list[f
 
 def train_all(args: TrainArgs, console: Console) -> None:
     """Train the parts one after the other."""
-    if args.preset not in MODELS:
-        near = difflib.get_close_matches(args.preset, MODELS) or sorted(MODELS)
+    if args.preset not in ALL_MODELS:
+        near = difflib.get_close_matches(args.preset, ALL_MODELS) or sorted(ALL_MODELS)
         raise ValueError(f"no model preset {args.preset!r}; choose from {near}")
     torch.set_num_threads(args.threads)
     out = args.out or Path("checkpoints") / args.preset
-    model = MODELS[args.preset]
-    parts = args.parts or [part for part in PARTS if getattr(model, part) is not None]
+    model = ALL_MODELS[args.preset]
+    parts = args.parts or [part for part in (*PARTS, *LATENT_PARTS) if getattr(model, part, None) is not None]
     for part in parts:
         cfg, training = part_config(args, part)
         torch.manual_seed(training.seed)
-        task = TASKS[part](cfg, args.data)
+        task = ALL_TASKS[part](cfg, args.data)
         data = zlib.crc32(f"{task.card['data']} {task.card['transitions']}".encode())  # other data: another training
         run = Run(task.model, training, args.work / args.preset / f"{part}-{data:08x}")
         curve = train_part(task, run, part, console)
@@ -99,6 +103,7 @@ def train_all(args: TrainArgs, console: Console) -> None:
         save_part(out, part, task.model, card, half=part != "step")  # which is exact to more digits than bf16 has
         console.print(f"wrote {out / part}.safetensors {figures}", highlight=False, soft_wrap=True)
         if part == "proposal":
+            assert isinstance(cfg, ModelConfig)
             save_tensors(out / "replay.safetensors", replay_windows(cfg, args.data))
 
 

@@ -164,7 +164,6 @@ def _settle() -> threading.Event:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     os.setsid()
     os.nice(NICE)
-    os.environ["SVT_LOG"] = "1"  # the encoder would report every episode
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
     return stop

@@ -24,7 +24,8 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from envs.dataset import Layout, write_dataset
+from envs.dataset import Layout
+from envs.dataset_writer import write_dataset
 from envs.episodes import Episode, Spool, write_atomically
 from envs.policies import Policy, load_policy
 from envs.robots import make_env, robot_spec
@@ -210,9 +211,16 @@ Actor = Callable[[np.ndarray, int], np.ndarray]
 """(state_O, step) -> action_A."""
 
 
-def run_episode(env: gymnasium.Env, act: Actor, seed: int, max_steps: int, meta: Mapping[str, object]) -> Episode:
-    """Return the episode that `act` makes of `env` from the reset with `seed`, cut after `max_steps`."""
-    state_O, _ = env.reset(seed=seed)
+def run_episode(
+    env: gymnasium.Env,
+    act: Actor,
+    seed: int,
+    max_steps: int,
+    meta: Mapping[str, object],
+    options: dict[str, object] | None = None,
+) -> Episode:
+    """Return the episode that `act` makes of `env` from the reset with `seed` and `options`, cut after `max_steps`."""
+    state_O, _ = env.reset(seed=seed, options=options)
     states, actions, applied, rewards = [state_O], [], [], []
     terminated = truncated = False
     while not (terminated or truncated):

@@ -1,4 +1,4 @@
-"""Data sets on disk: written as LeRobotDataset v3 by lerobot's own writer, read back with pyarrow alone.
+"""Data sets on disk: LeRobotDataset v3 (envs/dataset_writer.py writes them), read back with pyarrow alone.
 
 Frame t of an episode holds s_t, a_t, r_t, the termination flags after a_t, and s_{t+1} as `next.state`, so that the
 state after the last action is kept too.
@@ -7,10 +7,7 @@ state after the last action is kept too.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,47 +76,8 @@ class Layout:
         }
 
 
-def write_dataset(
-    episodes: Iterable[Episode],
-    layout: Layout,
-    folder: Path,
-    card: Mapping[str, Any],
-    report: Callable[[int], None] = lambda _: None,
-) -> None:
-    """Write the episodes as a LeRobotDataset v3 in `folder`; `report` hears the number of episodes written so far.
-
-    `card` (JSON values: provenance, mean return ...) is kept in meta/surefoot.json. The folder appears when it is
-    complete. Needs no network. Raises FileExistsError where the folder exists, ValueError for episodes of another size.
-    """
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists: delete it to write the data set again")
-    partial = folder.with_name(f".{folder.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    with imageless():
-        dataset = LeRobotDataset.create(
-            repo_id=f"surefoot/{folder.name}",
-            fps=layout.fps,
-            features=layout.features(),
-            root=partial,
-            robot_type=layout.robot,
-            use_videos=False,
-            video_backend="pyav",  # lerobot would otherwise try torchcodec, and report at length where that cannot load
-            metadata_buffer_size=100,
-        )
-        for index, episode in enumerate(episodes):
-            # Whole episodes at once: the same writer as add_frame, without half a million calls of it.
-            dataset.save_episode(episode_data=_buffer(episode, layout, index, dataset.num_frames))
-            report(index + 1)
-        dataset.finalize()
-    (partial / CARD_FILE).write_text(json.dumps(dict(card), indent=1, sort_keys=True))
-    os.replace(partial, folder)
-
-
-def _buffer(episode: Episode, layout: Layout, index: int, first_frame: int) -> dict[str, Any]:
-    """The episode as lerobot's writer collects it."""
+def frame_columns(episode: Episode, layout: Layout, index: int, first_frame: int) -> dict[str, Any]:
+    """Return an episode as lerobot's writer collects it."""
     check("state_TO", episode.state_TO, "T O", O=len(layout.state_names))
     check("action_TA", episode.action_TA, "T A", A=len(layout.action_names))
     size = episode.length
@@ -142,59 +100,6 @@ def _buffer(episode: Episode, layout: Layout, index: int, first_frame: int) -> d
         "next.terminated": last_T & episode.terminated,
         "next.truncated": last_T & episode.truncated,
     }
-
-
-@contextmanager
-def imageless() -> Iterator[None]:
-    """Spare lerobot's writer, within the context, its pass over each frame that puts images into the table.
-
-    There are none here, and the pass takes a millisecond a frame and a progress bar an episode.
-    """
-    from lerobot.datasets import dataset_writer
-
-    embed = dataset_writer.embed_images
-    dataset_writer.embed_images = lambda dataset: dataset
-    try:
-        yield
-    finally:
-        dataset_writer.embed_images = embed
-
-
-@dataclass(frozen=True, slots=True)
-class Normaliser:
-    """Mean and standard deviation of each state, with its name and unit: (x - mean) / std has no unit."""
-
-    mean_O: np.ndarray
-    std_O: np.ndarray
-    units: tuple[str, ...]
-    names: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        sizes = check("mean_O", self.mean_O, "O", O=len(self.names))
-        check("std_O", self.std_O, "O", **sizes)
-        if len(self.units) != len(self.names):
-            raise ValueError(f"{len(self.names)} names need as many units, got {self.units}")
-        if not (np.isfinite(self.mean_O).all() and np.isfinite(self.std_O).all() and (self.std_O > 0).all()):
-            raise ValueError(f"mean must be finite and std finite and > 0, got {self.mean_O} and {self.std_O}")
-
-    def normalise(self, x: np.ndarray) -> np.ndarray:
-        """Return (..., O) without units, from physical units."""
-        return (x - self.mean_O) / self.std_O
-
-    def denormalise(self, x: np.ndarray) -> np.ndarray:
-        """Return (..., O) in physical units."""
-        return x * self.std_O + self.mean_O
-
-    def to_card(self) -> dict[str, Any]:
-        """Return plain lists for a JSON card; `from_card` restores them to the bit."""
-        mean, std = self.mean_O.astype(np.float64).tolist(), self.std_O.astype(np.float64).tolist()
-        return {"mean": mean, "std": std, "units": list(self.units), "names": list(self.names)}
-
-    @classmethod
-    def from_card(cls, card: Mapping[str, Any]) -> Normaliser:
-        """Return the normaliser of a card. Raises KeyError for a missing entry and ValueError for a bad one."""
-        mean_O, std_O = np.asarray(card["mean"], np.float32), np.asarray(card["std"], np.float32)
-        return cls(mean_O, std_O, tuple(card["units"]), tuple(card["names"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,12 +175,10 @@ class EpisodeData:
         """Return the undiscounted return of each episode, (episodes,) float64."""
         return np.add.reduceat(self.reward_N.astype(np.float64), self.episode_start[:-1])
 
-    def normaliser(self) -> Normaliser:
-        """Return mean and standard deviation of the states."""
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of the states, each (O,) float64; 1 for a reading that never changed."""
         mean_O, std_O = self.state_NO.mean(0, dtype=np.float64), self.state_NO.std(0, dtype=np.float64)
-        std_O = np.where(std_O < _STD_FLOOR, 1.0, std_O)
-        names, units = self.layout.state_names, self.layout.state_units
-        return Normaliser(mean_O.astype(np.float32), std_O.astype(np.float32), units, names)
+        return mean_O, np.where(std_O < _STD_FLOOR, 1.0, std_O)
 
     def returns_to_go(self, discount: float = 0.99, terminal_penalty: float = 100.0) -> np.ndarray:
         """Return the discounted sum of rewards from each frame to the END of its episode, (N,) float32.
@@ -309,11 +212,8 @@ class EpisodeData:
 
         Each part has at least one episode. Raises ValueError for a share outside (0, 1) or fewer than two episodes.
         """
-        if not 0.0 < held_out < 1.0 or self.episodes < 2:
-            raise ValueError(f"need held_out in (0, 1) and two episodes, got {held_out} and {self.episodes}")
-        held = min(max(round(held_out * self.episodes), 1), self.episodes - 1)
-        order = np.random.default_rng(seed).permutation(self.episodes)
-        return self.take(np.sort(order[held:])), self.take(np.sort(order[:held]))
+        train, held = split_episodes(self.episodes, held_out, seed)
+        return self.take(train), self.take(held)
 
     def windows(self, horizon: int) -> np.ndarray:
         """Return all frames from which `horizon` steps lie inside one episode, ascending int64; may be empty."""
@@ -344,6 +244,15 @@ class EpisodeData:
             raise IndexError(f"{horizon} steps from frame {starts[outside][0]} leave its episode")
 
 
+def split_episodes(count: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the training and of the held-out episodes, each ascending; raises as `EpisodeData.split` does."""
+    if not 0.0 < held_out < 1.0 or count < 2:
+        raise ValueError(f"need held_out in (0, 1) and two episodes, got {held_out} and {count}")
+    held = min(max(round(held_out * count), 1), count - 1)
+    order = np.random.default_rng(seed).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
 # Array of EpisodeData -> column on disk.
 _COLUMNS = {
     "state_NO": "observation.state",
@@ -353,6 +262,7 @@ _COLUMNS = {
     "terminated_N": "next.terminated",
     "truncated_N": "next.truncated",
 }
+_VECTORS = ("state_NO", "next_state_NO", "action_NA")
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
@@ -369,6 +279,8 @@ def _load(folder: Path) -> EpisodeData:
     layout = _layout(json.loads((folder / "meta/info.json").read_text()))
     tables = [pq.read_table(file, columns=[*_COLUMNS.values(), "episode_index"]) for file in files]
     arrays = {name: np.concatenate([_column(table, key) for table in tables]) for name, key in _COLUMNS.items()}
+    for name in _VECTORS:  # lerobot writes vectors of one number as numbers
+        arrays[name] = arrays[name].reshape(len(arrays[name]), -1)
     episode_N = np.concatenate([_column(table, "episode_index") for table in tables])
     lengths = np.diff(np.flatnonzero(np.diff(episode_N, prepend=-1, append=-1)))
     return EpisodeData(**arrays, episode_start=_offsets(lengths), layout=layout)
@@ -389,7 +301,7 @@ def _column(table: pyarrow.Table, name: str) -> np.ndarray:
 
 
 def _single(episode: Episode, layout: Layout) -> EpisodeData:
-    buffer = _buffer(episode, layout, 0, 0)
+    buffer = frame_columns(episode, layout, 0, 0)
     arrays = {name: buffer[key] for name, key in _COLUMNS.items()}
     return EpisodeData(**arrays, episode_start=_offsets(np.array([episode.length])), layout=layout)
 

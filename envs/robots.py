@@ -7,7 +7,7 @@ The arm (`so101`, `so101_push`) is ours; the tasks of dm_control's suite are rob
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,7 @@ class RobotSpec:
     bodies: tuple[str, ...] = ()  # of the MuJoCo model, without the world; empty if there is no such model
     geoms: tuple[str, ...] = ()
     max_episode_steps: int = 1000
+    drawn: bool = False  # whether its world can draw any state: `picture(state_O)`
 
     @property
     def state_size(self) -> int:
@@ -210,7 +211,40 @@ _PUSH = _arm(
     max_episode_steps=300,
 )
 
-_ALL = (_WALKER, _HOPPER, _CHEETAH, _DOUBLE_INTEGRATOR, _REACH, _PUSH)
+
+def _world(name: str, unit: str, points: Mapping[str, tuple[str, float]]) -> RobotSpec:
+    """A world that is seen from above, moved in by two axes: state = where things are, then where they should be."""
+    names = (*points, *(f"goal_{point}" for point in points))
+    return RobotSpec(
+        name=name,
+        version="v4",
+        dt_s=0.1,
+        action=ActionSpec(-np.ones(2, np.float32), np.ones(2, np.float32), (unit, unit), ("right", "down")),
+        state_names=names,
+        state_units=tuple(points[point.removeprefix("goal_")][0] for point in names),
+        state_scale=tuple(points[point.removeprefix("goal_")][1] for point in names),
+        columns={point: column for column, point in enumerate(names)},
+        healthy={},
+        reward_linear={},
+        max_episode_steps=200,
+        drawn=True,
+    )
+
+
+_ROOMS = _world("tworoom", "5 px", {"x": ("px", 60.0), "y": ("px", 60.0)})
+_TEE = _world(
+    "pusht",
+    "100 px",
+    {
+        "pusher_x": ("px", 100.0),
+        "pusher_y": ("px", 100.0),
+        "block_x": ("px", 60.0),
+        "block_y": ("px", 60.0),
+        "block_angle": ("rad", 1.5),
+    },
+)
+
+_ALL = (_WALKER, _HOPPER, _CHEETAH, _DOUBLE_INTEGRATOR, _REACH, _PUSH, _ROOMS, _TEE)
 ROBOTS: Mapping[str, RobotSpec] = {s.name: s for s in _ALL}
 """Every robot, in its default version "v4" (what D4RL used)."""
 
@@ -287,6 +321,22 @@ def make_env(name: str, version: str = "v4", render_mode: str | None = None) -> 
     from envs.simulation import simulate  # here, as Gymnasium sets environment variables when imported
 
     return simulate(robot_spec(name, version), render_mode)
+
+
+def painter(name: str, version: str = "v4") -> Callable[[np.ndarray], np.ndarray]:
+    """Return what draws any state (O,) of a `drawn` world, (side, side, 3) uint8; raises as `make_env` does."""
+    env = make_env(name, version, render_mode="rgb_array")
+    env.reset(seed=0)
+    return env.unwrapped.picture  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def wanted(spec: RobotSpec, state_O: np.ndarray) -> np.ndarray:
+    """Return the state (O,) in which all is where the columns `goal_...` say it should be."""
+    then_O = np.array(state_O)
+    for name, column in spec.columns.items():
+        if f"goal_{name}" in spec.columns:
+            then_O[column] = state_O[spec.columns[f"goal_{name}"]]
+    return then_O
 
 
 def place(env: gymnasium.Env, state_O: np.ndarray) -> None:

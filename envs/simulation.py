@@ -71,6 +71,14 @@ def _core(spec: RobotSpec, render_mode: str | None) -> gymnasium.Env:
         from envs.linear import DoubleIntegrator
 
         return DoubleIntegrator(render_mode)
+    if spec.name == "tworoom":
+        from envs.tworoom import TwoRoom
+
+        return TwoRoom(spec, render_mode)
+    if spec.name == "pusht":
+        from envs.pusht import PushT
+
+        return PushT(spec, render_mode)
     _quiet_mujoco()
     if spec.name.startswith(DM_CONTROL):
         from envs.dm import DmEnv

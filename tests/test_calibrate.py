@@ -16,7 +16,8 @@ from configs.presets import PRESETS
 from deploy.calibrate import main
 from deploy.demonstrate import demonstrate
 from deploy.machine import ROOT
-from envs.dataset import Layout, write_dataset
+from envs.dataset import Layout
+from envs.dataset_writer import write_dataset
 from envs.episodes import Episode
 from envs.robots import robot_spec
 from world_models.checkpoint import load_model

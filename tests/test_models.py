@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from deploy.train import main as train_command
-from envs.dataset import Layout, write_dataset
+from envs.dataset import Layout
+from envs.dataset_writer import write_dataset
 from envs.episodes import Episode
 from envs.robots import robot_spec
 from envs.types import Belief

@@ -18,7 +18,8 @@ from agents.learned import LearnedConfig, planner_of
 from agents.practice import FALLING, PracticeConfig, Practised, ToldStep, begin, goal_judge, learn, practise, told_rows
 from configs.models import Practice
 from deploy.practise import figures, main, taught
-from envs.dataset import EpisodeData, Layout, write_dataset
+from envs.dataset import EpisodeData, Layout
+from envs.dataset_writer import write_dataset
 from envs.episodes import Episode
 from envs.robots import robot_spec
 from envs.tasks import read_tasks

@@ -73,7 +73,7 @@ def test_quick_steps_are_near_the_exact_ones_and_leave_the_model_as_it_was():
 def test_goals_become_a_data_set_with_each_goal_as_its_task(tmp_path, capsys):
     from rich.console import Console
 
-    cfg = GoalsConfig("walker-goals", SMALL, episodes=2, out=tmp_path, workers=1)
+    cfg = GoalsConfig(name="walker-goals", teacher=SMALL, episodes=2, out=tmp_path, workers=1)
     assert "2 episodes" in run_goals(cfg, Console(stderr=True))
     data = EpisodeData.load([tmp_path / "walker-goals"])
     assert data.episodes == 2

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
 from world_models.dynamics import DiffusionDynamics
+from world_models.jepa import Jepa, JepaConfig
 from world_models.normaliser import Normaliser
 from world_models.policy import Policy, PolicyConfig
 from world_models.proposal import DiffusionProposal
@@ -26,6 +27,8 @@ from world_models.value import ValueConfig, ValueEnsemble
 
 FORMAT = 1
 PARTS = ("proposal", "dynamics", "step", "value", "policy")
+LATENT_PARTS = ("jepa",)
+"""Of a model that plans from pictures."""
 OPTIONAL = ("dynamics",)
 """A model without it is searched with its one-step part alone."""
 
@@ -105,7 +108,11 @@ def blank(size: tuple[int, ...]) -> Normaliser:
 
 def build_part(card: Mapping[str, Any]) -> nn.Module:
     """Return the untrained model that a card describes."""
-    part, size = card["part"], Sizes(**card["sizes"])
+    part = card["part"]
+    if part == "jepa":
+        sizes = JepaConfig.from_card(card["jepa"])
+        return Jepa(sizes, blank((sizes.action,)))
+    size = Sizes(**card["sizes"])
     state, action = blank((size.state,)), blank((size.action,))
     if part == "value":
         return ValueEnsemble(ValueConfig(**card["value"]), state, blank((1,)))
@@ -118,7 +125,7 @@ def build_part(card: Mapping[str, Any]) -> nn.Module:
         return DiffusionProposal(net, diff, size.horizon, state, action)
     if part == "dynamics":
         return DiffusionDynamics(net, diff, state, action, blank((size.horizon, size.state)))
-    raise ValueError(f"no part named {part!r}; choose from {sorted(PARTS)}")
+    raise ValueError(f"no part named {part!r}; choose from {sorted((*PARTS, *LATENT_PARTS))}")
 
 
 def load_part(folder: Path, part: str) -> nn.Module:

@@ -88,12 +88,17 @@ class Task:
     """Measures the trained part on held-out episodes; may fill its buffers; returns figures for the card."""
 
 
-def load(names: tuple[str, ...], folder: Path) -> EpisodeData:
-    """Return the named data sets as one. Raises ValueError where one is missing."""
+def present(names: tuple[str, ...], folder: Path) -> list[Path]:
+    """Return the folders of the named data sets. Raises ValueError where one is missing."""
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing:
         raise ValueError(f"no data set {missing[0]!r} in {folder}: make it with `surefoot collect {missing[0]}`")
-    return EpisodeData.load([folder / name for name in names])
+    return [folder / name for name in names]
+
+
+def load(names: tuple[str, ...], folder: Path) -> EpisodeData:
+    """Return the named data sets as one. Raises ValueError where one is missing."""
+    return EpisodeData.load(present(names, folder))
 
 
 def batches(data: EpisodeData, batch: int, horizon: int) -> Callable[[Generator], tuple[Tensor, Tensor]]:

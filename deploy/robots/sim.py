@@ -11,6 +11,7 @@ from agents.build import sees
 from deploy.loop import Outcome
 from deploy.safety import Command, Limit, RobotLimits, make_safe
 from envs.faults import FaultWrapper, parse_faults
+from envs.pairs import GoalsFrom, read_pairs
 from envs.robots import make_env, robot_spec
 from envs.types import Observation
 
@@ -116,6 +117,8 @@ def make_robot(cfg: RunConfig) -> tuple[SimRobot, float | None]:
     spec = robot_spec(cfg.robot, cfg.version)
     faults = parse_faults(list(cfg.faults), spec)
     env = make_env(cfg.robot, cfg.version, "rgb_array" if sees(cfg.agent) else None)
+    if cfg.goals_from is not None:
+        env = GoalsFrom(env, read_pairs(cfg.goals_from, spec, cfg.offset))
     robot = SimRobot(FaultWrapper(env, faults) if faults else env, spec.dt_s, cfg.limits, cfg.episode_steps)
     return robot, first_start(faults)
 

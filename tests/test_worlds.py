@@ -1,0 +1,173 @@
+"""The worlds that are seen from above: what moves, what is seen, and when a goal is met."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from envs import tworoom
+from envs.pusht import NEAR_PX, NEAR_RAD, SIDE, is_met
+from envs.robots import make_env
+
+WORLDS = ("tworoom", "pusht")
+places = st.tuples(st.floats(7, 217), st.floats(7, 217)).map(np.array)
+
+
+@pytest.fixture(params=WORLDS)
+def world(request):
+    env = make_env(request.param, render_mode="rgb_array")
+    yield env
+    env.close()
+
+
+def test_a_picture_of_another_state_is_what_is_seen_there_and_changes_nothing(world):
+    state_O, _ = world.reset(seed=3)
+    away_O, _ = world.reset(seed=4)
+    there = world.render().copy()
+    assert np.array_equal(world.unwrapped.picture(away_O), there)
+    twice = []
+    for look in (False, True):
+        world.reset(seed=4)
+        if look:
+            world.unwrapped.picture(state_O)
+        twice.append([world.step(np.array([0.3, -0.8]))[0] for _ in range(5)])
+    assert np.array_equal(*twice)
+    assert not np.array_equal(world.unwrapped.picture(state_O), there)
+
+
+def test_a_picture_shows_where_things_are_and_not_where_they_should_be(world):
+    state_O, _ = world.reset(seed=5)
+    size = len(state_O) // 2
+    moved_O = np.concatenate([state_O[:size], state_O[:size] + 1.0])
+    assert np.array_equal(world.unwrapped.picture(state_O), world.unwrapped.picture(moved_O))
+    assert world.render().dtype == np.uint8
+
+
+def test_an_episode_ends_when_the_goal_is_met_and_says_so(world):
+    state_O, _ = world.reset(seed=6)
+    size = len(state_O) // 2
+    start = state_O[:size]
+    _, info = world.reset(seed=6, options={"start": start, "goal": start})
+    assert info["is_success"]
+    _, _, terminated, _, info = world.step(np.zeros(2))
+    assert terminated
+    assert info["is_success"]
+    world.reset(seed=6)
+    _, _, terminated, _, info = world.step(np.zeros(2))
+    assert not terminated
+    assert not info["is_success"]
+
+
+def test_start_and_goal_can_be_asked_for(world):
+    first_O, _ = world.reset(seed=7)
+    other_O, _ = world.reset(seed=8)
+    size = len(first_O) // 2
+    state_O, _ = world.reset(options={"start": first_O[:size], "goal": other_O[size:]})
+    assert state_O == pytest.approx(np.concatenate([first_O[:size], other_O[size:]]))
+
+
+@pytest.mark.parametrize(
+    ("robot", "options", "said"),
+    [
+        ("tworoom", {"start": [112.0, 150.0]}, "start .* is in a wall"),
+        ("tworoom", {"goal": [3.0, 50.0]}, "goal .* or outside of 224 x 224 px"),
+        ("tworoom", {"goal": [3.0]}, r"goal: expected \(X\)"),
+        ("pusht", {"start": [600.0, 0, 0, 0, 0]}, "start .* is no pose"),
+        ("pusht", {"goal": [100.0, 100, 100, 100, np.nan]}, "goal .* is no pose"),
+    ],
+)
+def test_a_place_that_is_none_is_refused_in_one_line(robot, options, said):
+    with pytest.raises(ValueError, match=said):
+        make_env(robot).reset(seed=0, options={k: np.array(v) for k, v in options.items()})
+
+
+# --- two rooms
+
+
+@settings(deadline=None)
+@given(places, st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=1, max_size=60))
+def test_the_disc_never_enters_a_wall_and_changes_rooms_only_through_the_door(start_2, actions):
+    assume(tworoom.is_free(start_2))
+    at_2 = start_2
+    for action in actions:
+        before_2, at_2 = at_2, tworoom.moved(at_2, 5.0 * np.array(action))
+        assert tworoom.is_free(at_2)
+        if (before_2[0] < tworoom.WALL_X) != (at_2[0] < tworoom.WALL_X):
+            assert abs(at_2[1] - tworoom.DOOR_Y) <= tworoom.DOOR / 2
+
+
+@given(places, st.floats(-1, 1), st.floats(-1, 1))
+def test_away_from_walls_a_step_is_the_action_times_the_speed(start_2, right, down):
+    by_2 = 5.0 * np.array([right, down])
+    assume(all(tworoom.is_free(start_2 + share * by_2) for share in np.linspace(0, 1, 9)))
+    assert tworoom.moved(start_2, by_2) == pytest.approx(start_2 + by_2)
+
+
+def test_the_expert_arrives_wherever_it_starts():
+    env = make_env("tworoom").unwrapped
+    rng = np.random.default_rng(0)
+    for seed in range(100):
+        state_O, _ = env.reset(seed=seed)
+        for _ in range(120):
+            state_O, _, done, _, _ = env.step(tworoom.expert(state_O, rng, noise=0.0))
+            if done:
+                break
+        assert done, f"seed {seed} ends at {state_O}"
+
+
+def test_the_disc_is_drawn_where_it_is():
+    shown = tworoom.picture(np.array([49.0, 161.0])).astype(float)
+    red = shown[..., 0] - shown[..., 1]
+    rows, columns = np.indices(red.shape)
+    centre = np.array([(columns * red).sum(), (rows * red).sum()]) / red.sum()
+    assert (centre + 0.5) * tworoom.CANVAS / tworoom.SIDE == pytest.approx([49.0, 161.0], abs=1.0)
+
+
+# --- Push-T
+
+
+def test_the_pusher_goes_towards_where_it_is_plus_the_action():
+    env = make_env("pusht").unwrapped
+    env.reset(seed=0, options={"start": np.array([100.0, 100, 350, 350, 0.3])})
+    for _ in range(10):
+        state_O, *_ = env.step(np.array([0.5, 0.0]))
+    assert state_O[0] > 200
+    assert state_O[1] == pytest.approx(100.0, abs=0.1)
+    assert state_O[2:4] == pytest.approx([350, 350])
+
+
+def test_a_block_that_is_pushed_moves_and_one_that_is_not_stays():
+    env = make_env("pusht").unwrapped
+    env.reset(seed=0, options={"start": np.array([150.0, 300, 300, 285, 0.0])})
+    for _ in range(15):
+        state_O, *_ = env.step(np.array([0.3, 0.0]))
+    assert state_O[2] > 310
+    resting_O = env.step(np.array([-0.5, 0.0]))[0]
+    for _ in range(5):
+        resting_O, before_O = env.step(np.array([-0.5, 0.0]))[0], resting_O
+    assert resting_O[2:5] == pytest.approx(before_O[2:5])
+
+
+def test_a_pose_is_set_to_the_pixel_whatever_the_angle():
+    env = make_env("pusht").unwrapped
+    for angle in np.linspace(-3.1, 3.1, 9):
+        pose_5 = np.array([100.0, 120, 300, 250, angle])
+        state_O, _ = env.reset(options={"start": pose_5, "goal": pose_5 + 4 * np.pi * np.eye(5)[4]})
+        assert state_O[:5] == pytest.approx(pose_5)
+        assert state_O[5:] == pytest.approx(pose_5)
+    assert env.render().shape == (SIDE, SIDE, 3)
+
+
+@pytest.mark.parametrize(
+    ("away", "met"),
+    [
+        ((0, 0, 0, 0, 0), True),
+        ((NEAR_PX - 0.1, 0, 0, 0, 0), True),
+        ((0.8 * NEAR_PX, 0, 0, 0.7 * NEAR_PX, 0), False),
+        ((0, 0, 0, 0, NEAR_RAD + 0.01), False),
+        ((0, 0, 0, 0, 2 * np.pi - NEAR_RAD + 0.01), True),
+    ],
+)
+def test_a_goal_is_met_where_all_four_coordinates_together_and_the_angle_are_near(away, met):
+    goal_5 = np.array([200.0, 200, 300, 300, 3.0])
+    assert is_met(goal_5 + np.array(away, float), goal_5) is met

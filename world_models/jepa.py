@@ -1,0 +1,296 @@
+"""LeWorldModel: a world model in latents, learned from pixels and actions alone (Maes et al. 2026).
+
+    z_t = projector(encoder(frame_t))        z^_(t+1) = projector'(predictor(z_(<= t), actions_(<= t)))
+    loss = mean (z^_(t+1) - z_(t+1))^2 + weight * SIGReg(z)
+
+No gradient is stopped, nothing is averaged over time, nothing is reconstructed. A latent step is `block` control steps; the actions
+of a block are one condition. The predictor is a causal transformer over the last `history` latents, modulated by the actions
+(adaLN-zero, Peebles & Xie 2023).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from envs.shapes import check
+from world_models.normaliser import Normaliser
+from world_models.sigreg import sigreg
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MEAN_RGB, STD_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet, as the reference."""
+
+
+@dataclass(frozen=True)
+class VitConfig:
+    """A vision transformer; the default is ViT-tiny with patches of 14 pixels."""
+
+    patch: int = 14
+    width: int = 192
+    layers: int = 12
+    heads: int = 3
+    mlp: int = 768
+
+
+@dataclass(frozen=True)
+class ConvConfig:
+    """Convolutions of stride 2, each followed by a residual one, then a linear layer to `width`."""
+
+    stages: tuple[int, ...] = (32, 64, 128, 256)
+    width: int = 256
+
+
+@dataclass(frozen=True)
+class JepaConfig:
+    """Sizes; the default is the published model."""
+
+    image: int = 224
+    """Side of a picture [pixels]."""
+    action: int = 2
+    block: int = 5
+    """Control steps from one latent to the next."""
+    encoder: VitConfig | ConvConfig = field(default_factory=VitConfig)
+    latent: int = 192
+    hidden: int = 2048
+    """Width inside both projectors."""
+    history: int = 3
+    layers: int = 6
+    heads: int = 16
+    head: int = 64
+    """Width of one head of attention."""
+    mlp: int = 2048
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        side = self.encoder.patch if isinstance(self.encoder, VitConfig) else 2 ** len(self.encoder.stages)
+        if self.image % side:
+            raise ValueError(f"image={self.image} must be a multiple of {side} pixels")
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any]) -> JepaConfig:
+        """Return the config that `asdict` wrote, perhaps through JSON."""
+        encoder = card["encoder"]
+        if "patch" in encoder:
+            return cls(**{**card, "encoder": VitConfig(**encoder)})
+        return cls(**{**card, "encoder": ConvConfig(tuple(encoder["stages"]), encoder["width"])})
+
+
+# --- frames to latents
+
+
+class ViT(nn.Module):
+    """Pre-norm vision transformer (Dosovitskiy et al. 2021); what it returns is the class token."""
+
+    def __init__(self, cfg: VitConfig, image: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, cfg.width, cfg.patch, cfg.patch)
+        self.token = nn.Parameter(torch.randn(1, 1, cfg.width) * 0.02)
+        self.position = nn.Parameter(torch.randn(1, (image // cfg.patch) ** 2 + 1, cfg.width) * 0.02)
+        layer = nn.TransformerEncoderLayer(
+            cfg.width, cfg.heads, cfg.mlp, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, cfg.layers, nn.LayerNorm(cfg.width), enable_nested_tensor=False)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return features (N, width)."""
+        patches_NPW = self.patches(x_NCHW).flatten(2).transpose(1, 2)
+        tokens_NTW = torch.cat([self.token.expand(len(x_NCHW), -1, -1), patches_NPW], 1) + self.position
+        return self.layers(tokens_NTW)[:, 0]
+
+
+class Halve(nn.Module):
+    """Half the resolution: a strided convolution and a residual one."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.down, self.stay = nn.Conv2d(before, after, 3, 2, 1), nn.Conv2d(after, after, 3, 1, 1)
+        self.norm_1, self.norm_2 = nn.GroupNorm(8, after), nn.GroupNorm(8, after)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return half as many rows and columns."""
+        x_NCHW = F.gelu(self.norm_1(self.down(x_NCHW)))
+        return x_NCHW + F.gelu(self.norm_2(self.stay(x_NCHW)))
+
+
+class ConvNet(nn.Sequential):
+    """Stages of convolutions, whose last map is read as a whole: where things are is not averaged away."""
+
+    def __init__(self, cfg: ConvConfig, image: int) -> None:
+        sizes = (3, *cfg.stages)
+        stages = [Halve(a, b) for a, b in pairwise(sizes)]
+        side = image // 2 ** len(cfg.stages)
+        super().__init__(*stages, nn.Flatten(), nn.Linear(side * side * cfg.stages[-1], cfg.width))
+
+
+def projector(before: int, hidden: int, after: int) -> nn.Sequential:
+    """Return the MLP on top of encoder and predictor; its batch norm is what lets SIGReg shape the latents."""
+    return nn.Sequential(nn.Linear(before, hidden), nn.BatchNorm1d(hidden), nn.GELU(), nn.Linear(hidden, after))
+
+
+# --- latents and actions to the next latent
+
+
+class Layer(nn.Module):
+    """Causal attention and MLP, each behind a modulated layer norm and a gate that starts at zero."""
+
+    def __init__(self, cfg: JepaConfig) -> None:
+        super().__init__()
+        width, inner = cfg.latent, cfg.heads * cfg.head
+        self.heads, self.dropout = cfg.heads, cfg.dropout
+        self.modulate = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+        self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * inner, bias=False)
+        self.out = nn.Sequential(nn.Linear(inner, width), nn.Dropout(cfg.dropout))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, cfg.mlp),
+            nn.GELU(),
+            nn.Dropout(cfg.dropout),
+            nn.Linear(cfg.mlp, width),
+            nn.Dropout(cfg.dropout),
+        )
+
+    def forward(self, x_NTD: Tensor, changes: tuple[Tensor, ...], past: list[Tensor] | None = None) -> Tensor:
+        """Return (N, T, D) for `changes` = `modulate`'s six parts. With `past`, a list of earlier keys and values, x follows them."""
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = changes
+        size = (x_NTD.shape[-1],)
+        y_NTD = self.norm_1(F.layer_norm(x_NTD, size) * (1 + scale_1) + shift_1)
+        x_NTD = x_NTD + gate_1 * self.attend(y_NTD, past)
+        y_NTD = self.norm_2(F.layer_norm(x_NTD, size) * (1 + scale_2) + shift_2)
+        return x_NTD + gate_2 * self.mlp(y_NTD)
+
+    def attend(self, y_NTD: Tensor, past: list[Tensor] | None) -> Tensor:
+        """Return what each token reads from itself and those before it; keys and values are added to `past`."""
+        n, t, _ = y_NTD.shape
+        q, k, v = self.qkv(y_NTD).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if past is not None:
+            if past:
+                k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+            past[:] = k, v
+        drop = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, is_causal=t > 1 and k.shape[2] == t)
+        return self.out(y.transpose(1, 2).reshape(n, t, -1))
+
+
+class Predictor(nn.Module):
+    """The next latent after each of up to `history` latents; token t is modulated by the action that leaves frame t."""
+
+    def __init__(self, cfg: JepaConfig) -> None:
+        super().__init__()
+        size = cfg.block * cfg.action
+        self.squeeze = nn.Linear(size, 10)
+        self.embed = nn.Sequential(nn.Linear(10, 4 * cfg.latent), nn.SiLU(), nn.Linear(4 * cfg.latent, cfg.latent))
+        self.position = nn.Parameter(torch.randn(1, cfg.history, cfg.latent))
+        self.layers = nn.ModuleList(Layer(cfg) for _ in range(cfg.layers))
+        self.norm = nn.LayerNorm(cfg.latent)
+
+    def condition(self, actions_NTA: Tensor) -> list[Tensor]:
+        """Return how actions change each layer, (N, T, 6 D) per layer: they may be reused wherever the action stands."""
+        embedded_NTD = self.embed(self.squeeze(actions_NTA))
+        return [layer.modulate(F.silu(embedded_NTD)) for layer in self.layers]  # pyright: ignore
+
+    def forward(
+        self, z_NTD: Tensor, changes: list[Tensor], past: list[list[Tensor]] | None = None, first: int = 0
+    ) -> Tensor:
+        """Return (N, T, D) for latents at positions `first` on; with `past`, one list per layer, they follow what is there."""
+        x_NTD = z_NTD + self.position[:, first : first + z_NTD.shape[1]]
+        for index, layer in enumerate(self.layers):
+            x_NTD = layer(x_NTD, changes[index].chunk(6, -1), None if past is None else past[index])
+        return self.norm(x_NTD)
+
+
+class Jepa(nn.Module):
+    """Encoder, predictor and their projectors; `action` holds the data's statistics, per control step."""
+
+    def __init__(self, cfg: JepaConfig, action: Normaliser) -> None:
+        super().__init__()
+        self.cfg, self.action = cfg, action
+        made = cfg.encoder
+        self.encoder = ViT(made, cfg.image) if isinstance(made, VitConfig) else ConvNet(made, cfg.image)
+        self.projector = projector(made.width, cfg.hidden, cfg.latent)
+        self.predictor = Predictor(cfg)
+        self.pred_projector = projector(cfg.latent, cfg.hidden, cfg.latent)
+        self.register_buffer("mean_rgb", 255 * torch.tensor(MEAN_RGB).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std_rgb", 255 * torch.tensor(STD_RGB).view(1, 3, 1, 1), persistent=False)
+
+    def encode(self, frames_NHWC: Tensor) -> Tensor:
+        """Return latents (N, D) of pictures (N, side, side, 3) uint8. Raises ValueError, in one line, for another size."""
+        side = self.cfg.image
+        check("frames", frames_NHWC, "N H W C", H=side, W=side, C=3)
+        x_NCHW = (frames_NHWC.movedim(-1, 1).float() - self.mean_rgb) / self.std_rgb  # pyright: ignore
+        return self.projector(self.encoder(x_NCHW.to(memory_format=torch.channels_last)))
+
+    def condition(self, actions_NTA: Tensor) -> list[Tensor]:
+        """Return how blocks of actions (N, T, block * action), in the robot's units, change each layer."""
+        n, t, _ = actions_NTA.shape
+        return self.predictor.condition(self.action(actions_NTA.view(n, t, self.cfg.block, -1)).view(n, t, -1))
+
+    def predict(self, z_NTD: Tensor, actions_NTA: Tensor) -> Tensor:
+        """Return the latent after each of T <= history latents and the blocks that leave them, (N, T, D)."""
+        return self._project(self.predictor(z_NTD, self.condition(actions_NTA)))
+
+    def _project(self, x_NTD: Tensor) -> Tensor:
+        return self.pred_projector(x_NTD.flatten(0, 1)).view(x_NTD.shape)
+
+    def rollout(self, z_NTD: Tensor, past_NPA: Tensor, actions_NHA: Tensor) -> Tensor:
+        """Return the latents after each of H blocks, (N, H, D), from T <= history latents and the P = T - 1 blocks between them.
+
+        Equal to `predict` on the last `history` latents, block after block: while that window only grows, earlier tokens'
+        keys and values are kept; once it slides, its positions move, and all its tokens are computed anew.
+        """
+        history, known = self.cfg.history, z_NTD.shape[1]
+        check("past_NPA", past_NPA, "N P A", P=known - 1)
+        changes = self.condition(torch.cat([past_NPA, actions_NHA], 1))
+        past: list[list[Tensor]] = [[] for _ in self.predictor.layers]
+        new_NTD, first = z_NTD, 0
+        for end in range(known, known + actions_NHA.shape[1]):
+            if end > history:
+                past, new_NTD, first = [[] for _ in past], z_NTD[:, end - history :], end - history
+            window = [c[:, first:end] for c in changes]
+            out_NTD = self.predictor(new_NTD, window, past, 0 if end > history else first)
+            new_NTD = self._project(out_NTD[:, -1:])
+            z_NTD, first = torch.cat([z_NTD, new_NTD], 1), end
+        return z_NTD[:, known:]
+
+
+def losses(model: Jepa, frames_BTHWC: Tensor, actions_BTA: Tensor, directions_DM: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the error of prediction and SIGReg, two scalars, of windows of T = history + 1 frames and T - 1 blocks or more."""
+    batch, frames = frames_BTHWC.shape[:2]
+    z_BTD = model.encode(frames_BTHWC.flatten(0, 1)).view(batch, frames, -1)
+    predicted_BTD = model.predict(z_BTD[:, :-1], actions_BTA[:, : frames - 1])
+    return (predicted_BTD - z_BTD[:, 1:]).square().mean(), sigreg(z_BTD.transpose(0, 1).float(), directions_DM)
+
+
+def batch_norms(model: nn.Module) -> list[nn.BatchNorm1d]:
+    """Return the batch norms of a model, which are in its projectors."""
+    return [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)]
+
+
+@torch.no_grad()
+def settle(model: Jepa, batches: list[tuple[Tensor, Tensor]]) -> None:
+    """Set the statistics of every batch norm to those of the data, in place: the mean over batches (frames, actions).
+
+    The running ones lag behind the weights, which can raise the error in evaluation a hundredfold. Dropout is off meanwhile.
+    """
+    norms = batch_norms(model)
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean
+        norm.train()
+    for frames_BTHWC, actions_BTA in batches:
+        batch, frames = frames_BTHWC.shape[:2]
+        z_BTD = model.encode(frames_BTHWC.flatten(0, 1)).view(batch, frames, -1)
+        model.predict(z_BTD[:, :-1], actions_BTA[:, : frames - 1])
+    for norm in norms:
+        norm.momentum = 0.1
+    model.eval()

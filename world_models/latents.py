@@ -1,0 +1,130 @@
+"""From pictures to a trained latent world model: its windows, its losses, and what its card says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from envs.frames import FrameData, load_frames
+from world_models.fit import Task, present
+from world_models.jepa import Jepa, JepaConfig, batch_norms, losses, settle
+from world_models.normaliser import Normaliser
+from world_models.sigreg import directions
+from world_models.training import TrainConfig
+
+if TYPE_CHECKING:
+    from world_models.training import Loss
+
+CACHE = ".frames"
+"""Folder beside the data sets in which their pictures are kept."""
+
+
+@dataclass(frozen=True)
+class JepaPart:
+    """The latent model, its training and the data sets it learns from."""
+
+    jepa: JepaConfig = field(default_factory=JepaConfig)
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            steps=250_000, batch=128, learning_rate=5e-5, warmup=2500, weight_decay=1e-3, clip=1.0
+        )
+    )
+    data: tuple[str, ...] = ()
+    weight: float = 0.09
+    """Of SIGReg, whose statistic grows with the batch: the published one belongs to batches of 128."""
+    directions: int = 1024
+    settled: int = 64
+    """Batches that the statistics of the batch norms are taken from."""
+
+
+@dataclass(frozen=True)
+class LatentModelConfig:
+    """A latent world model of one robot."""
+
+    robot: str
+    jepa: JepaPart
+
+
+Draw = Callable[[Generator], tuple[Tensor, Tensor]]
+"""A batch of windows: pictures (B, T, S, S, 3) uint8, and the blocks of actions between them (B, T - 1, block * A)."""
+
+
+def sampler(data: FrameData, episodes: np.ndarray, cfg: JepaConfig, batch: int) -> Draw:
+    """Return a sampler of windows of history + 1 frames. Raises ValueError where no episode is long enough."""
+    frames = cfg.history + 1
+    starts_W = data.windows(cfg.block * cfg.history, episodes)
+    if not len(starts_W):
+        raise ValueError(f"no episode of {cfg.block * cfg.history} steps among {len(episodes)}: collect longer ones")
+
+    def draw(generator: Generator) -> tuple[Tensor, Tensor]:
+        pick_B = torch.randint(0, len(starts_W), (batch,), generator=generator).numpy()
+        pictures, actions = data.gather(starts_W[pick_B], frames, cfg.block)
+        return torch.from_numpy(pictures), torch.from_numpy(actions)
+
+    return draw
+
+
+def jepa_task(cfg: LatentModelConfig, folder: Path) -> Task:
+    """Return the latent model and its losses; finishing it settles its batch norms and measures it."""
+    part = cfg.jepa
+    data = load_frames(present(part.data, folder), part.jepa.image, folder / CACHE)
+    train, held = data.split(part.train.heldout_share, part.train.seed)
+    known = np.concatenate([np.arange(data.first_E[e], data.first_E[e + 1] - 1) for e in train])
+    model = Jepa(part.jepa, Normaliser.fit(torch.from_numpy(data.action_NA[known])))
+    fresh, unseen = (sampler(data, chosen, part.jepa, part.train.batch) for chosen in (train, held))
+
+    def loss_on(draw: Draw, dropout: bool) -> Loss:
+        def loss(model: nn.Module, step: int, generator: Generator) -> Tensor:
+            assert isinstance(model, Jepa)
+            along_DM = directions(part.jepa.latent, part.directions, generator, model.mean_rgb)  # pyright: ignore
+            with learning(model, dropout, generator):
+                error, spread = losses(model, *draw(generator), along_DM)
+            return error + part.weight * spread
+
+        return loss
+
+    def finish(model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, Jepa)
+        generator = Generator().manual_seed(part.train.seed)
+        settle(model, [fresh(generator) for _ in range(part.settled)])
+        return measure(model, [unseen(generator) for _ in range(8)], part.directions)
+
+    card: dict[str, Any] = {"part": "jepa", "robot": cfg.robot, "data": list(part.data)}
+    card |= {"transitions": len(known), "jepa": asdict(part.jepa), "train": asdict(part.train)}
+    card |= {"weight": part.weight, "directions": part.directions}
+    return Task(model, loss_on(fresh, True), loss_on(unseen, False), card, finish)
+
+
+@contextmanager
+def learning(model: nn.Module, dropout: bool, generator: Generator) -> Iterator[None]:
+    """Let batch norms use the statistics of their batch, and dropout, if at all, random numbers of the generator."""
+    model.train(dropout)
+    for norm in batch_norms(model):
+        norm.train()
+    seed = int(torch.randint(2**31, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@torch.no_grad()
+def measure(model: Jepa, batches: list[tuple[Tensor, Tensor]], count: int) -> dict[str, float]:
+    """Return, in evaluation mode, the error of prediction, that of standing still, and SIGReg."""
+    rows = []
+    for pictures, actions in batches:
+        along_DM = directions(model.cfg.latent, count, Generator().manual_seed(0), torch.zeros(1))
+        error, spread = losses(model, pictures, actions, along_DM)
+        z_BTD = model.encode(pictures.flatten(0, 1)).view(*pictures.shape[:2], -1)
+        still = (z_BTD[:, 1:] - z_BTD[:, :-1]).square().mean()
+        rows.append((float(error), float(still), float(spread)))
+    return dict(zip(("error", "error_standing_still", "sigreg"), np.mean(rows, 0).tolist(), strict=True))
+
+
+LATENT_TASKS = {"jepa": jepa_task}
