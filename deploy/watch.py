@@ -37,6 +37,10 @@ TOGETHER = 8
 """Sessions side by side in one process."""
 
 
+NEVER = ("agent", "hardware", "goals_from", "offset")
+"""Settings that no learned robot's episode in simulation depends on, or that are counted by themselves."""
+
+
 def made_with(cfg: RunConfig, judged: bool = False) -> int:
     """Return a checksum of what episodes depend on, weights included; how surprise is judged and answered only if `judged`."""
     from agents.learned import LearnedConfig
@@ -46,7 +50,7 @@ def made_with(cfg: RunConfig, judged: bool = False) -> int:
     kept = {f.name: getattr(cfg.agent, f.name) for f in fields(cfg.agent)}
     if not judged:
         del kept["surprise"], kept["adapt"]
-    others = {f.name: getattr(cfg, f.name) for f in fields(cfg) if f.name not in ("agent", "hardware")}
+    others = {f.name: getattr(cfg, f.name) for f in fields(cfg) if f.name not in NEVER}
     total = zlib.crc32(f"{others} {kept}".encode())
     names = [f"{part}.{kind}" for part in PARTS for kind in ("json", "safetensors")]
     if cfg.objective or cfg.goals:
@@ -99,7 +103,8 @@ class Table:
         if not self._asked or len(self._asked) < self._seated:
             return
         alike: dict[tuple[int, int], list[int]] = {}
-        for seat, (_, now, committed, _) in self._asked.items():
+        for seat in sorted(self._asked):  # rounding depends on a row's place, which no race of threads may decide
+            _, now, committed, _ = self._asked[seat]
             alike.setdefault((len(committed), now.z_BTD.shape[1]), []).append(seat)
         try:
             for (steps, _), seats in alike.items():

@@ -126,6 +126,35 @@ def test_the_belief_holds_the_last_step_where_it_was_seen():
     assert agent.belief(second).z_BTD.shape == (1, 1, 2)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_the_rows_of_a_batch_are_in_the_order_of_the_seats_whoever_comes_first(order):
+    rows, turn = [], [threading.Event() for _ in order]
+
+    class Watched(LinearDynamics):
+        def rollout(self, belief, actions_BSHA, generators, /):
+            rows.append(belief.z_BTD[:, -1, 0].tolist())
+            return super().rollout(belief, actions_BSHA, generators)
+
+    table = Table(replace(planner(), dynamics=Watched()), LinearDynamics(), 3)
+
+    def seat(i):
+        turn[i].wait(20)
+        table.plan(i, *seen([float(i), 0.0]), np.zeros((0, 1)), torch.Generator().manual_seed(i))
+        table.leave()
+
+    threads = [threading.Thread(target=seat, args=(i,), daemon=True) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for i in order:
+        turn[i].set()
+        while i not in table._asked and i != order[-1]:
+            pass
+    for thread in threads:
+        thread.join(20)
+    assert rows
+    assert all(row == [0.0, 1.0, 2.0] for row in rows)
+
+
 def test_sessions_with_and_without_a_past_are_planned_apart():
     table, plans = Table(planner(), LinearDynamics(), 2), {}
     agent = MpcAgent(planner(), LinearDynamics(), SPEC.dt_s, 1)
