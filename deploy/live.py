@@ -101,4 +101,6 @@ def _crew(cfg: RunConfig, company: Company, spec: RobotSpec, planner: bool) -> C
     crew = None if operator is None else crew_of(operator, joints, planner)
     if cfg.hardware and not company.at_once and (crew is None or not crew.orders.attended):
         raise ValueError("nobody is here to arm the robot: run it on a terminal, or say --arm at-once")
+    if crew is not None and crew.helm is not None:
+        crew.helm.waiting = bool(cfg.hardware) and not company.at_once
     return crew

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SUREFOOT = (sys.executable, "-m", "deploy.cli")
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 
 
 def _own_terminal():

@@ -169,6 +169,21 @@ def test_a_real_robot_waits_for_a_person_at_the_keys_and_ctrl_c_keeps_log_episod
 
 
 @pytest.mark.timeout(300)
+def test_the_planner_goes_once_a_person_has_armed_the_robot(tmp_path):
+    with emulated(tmp_path) as arm:
+        more = ("--max-s", "4", "--pictures", "none", "--out", str(tmp_path / "run"))
+        with Seat("run", "arm-small", *arm.options, *more) as seat:
+            seat.sees(r"disarmed \(not armed yet")
+            seat.type("a")
+            seat.sees(r"running \(keyboard")
+            assert seat.ends() == 0
+        assert_registers_were_legal(arm.writes())
+    summary, (episode,) = results(tmp_path / "run")
+    assert summary["operator_steps"] == 0
+    assert (episode.planned_T == 1).mean() > 0.9
+
+
+@pytest.mark.timeout(300)
 def test_two_arms_of_which_only_the_calibration_is_known_are_steered_within_it(tmp_path):
     write_calibration(tmp_path, "emulated_left")
     write_calibration(tmp_path, "emulated_right")

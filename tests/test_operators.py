@@ -225,6 +225,24 @@ def test_who_stops_resets_or_arms_the_robot_steers_nobody(deed):
     assert switch.thrown == ("keyboard" if deed == "stop" else "")
 
 
+def test_the_first_to_arm_a_robot_that_waits_lets_the_planner_go_and_no_later_one():
+    helm, orders, _ = helm_of()
+    helm.waiting = True
+    helm.arm("keyboard")
+    assert (helm.by, words(orders)) == ("planner", ["arm", "start"])
+    helm.arm("keyboard")
+    assert helm.by == "hold"
+
+
+@pytest.mark.parametrize("deed", ["hold", "take", "stop", "lose"])
+def test_a_robot_that_was_not_left_to_the_planner_before_it_was_armed_holds(deed):
+    helm, *_ = helm_of()
+    helm.waiting = True
+    getattr(helm, deed)(*[["keyboard"], []][deed in ("hold", "take")])
+    helm.arm("keyboard")
+    assert helm.by == "hold"
+
+
 def test_a_device_that_is_gone_is_an_order_to_hold():
     helm, orders, _ = helm_of(by="device", device=Asker())
     helm.lose("the cable is out")

@@ -27,6 +27,8 @@ class Helm:
     ) -> None:
         """`planner`: there is one to hand the robot to. `by`: who steers at first."""
         self.by: By = by
+        self.waiting = False
+        """Whether the robot has yet to be armed for the first time: whoever does that lets the planner go, if it is to steer."""
         self._device, self._joints, self._orders, self._switch, self._planner = device, joints, orders, switch, planner
 
     def wants(self, t_s: float, last_A: np.ndarray, /) -> np.ndarray | None:
@@ -58,8 +60,10 @@ class Helm:
         self._orders.give("reset", who)
 
     def arm(self, who: str) -> None:
-        """Let the robot be moved again; it holds until somebody steers."""
-        self.hold()
+        """Let the robot be moved; after a fault or a stop it holds until somebody steers."""
+        if not (self.waiting and self.by == "planner"):
+            self.hold()
+        self.waiting = False
         self._orders.give("arm", who)
         self._orders.give("start", who)
 
