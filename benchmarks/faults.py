@@ -6,13 +6,10 @@ Severities are set by what a fault costs the robot that does not adapt (10, 30 a
 from __future__ import annotations
 
 import io
-import json
-import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,17 +21,16 @@ from agents.learned import LearnedConfig, judge_of, load_calibration, load_repla
 from agents.monitor import episode_errors
 from benchmarks.common import (
     PLAN_LATENCY_S,
-    QUICK_RESULTS,
     Options,
     Result,
     Table,
     command,
     holm,
-    keep,
     mean_interval,
     rate_interval,
 )
 from benchmarks.goal_changes import goal_changes
+from benchmarks.units import done
 from benchmarks.walker_ankle import as_play, earned_less
 from benchmarks.walker_reward import omniscient
 from configs.presets import PRESETS
@@ -125,12 +121,11 @@ class Unit:
         return replace(base, plan_latency_s=PLAN_LATENCY_S)
 
     @property
-    def path(self) -> Path:
-        """Where the result is kept, so that an interrupted benchmark goes on where it was."""
+    def key(self) -> str:
+        """Under which the result is kept."""
         o = self.options
         size = f"s{o.searched}" if self.search else f"j{o.judged}-r{ROUNDS}-o{o.simulated}"
-        name = f"{self.robot}-{self.fault or 'healthy'}-{size}-{made_with(self.config, judged=True):08x}.json"
-        return QUICK_RESULTS / "faults" / name.replace(":", "_")
+        return f"faults/{self.robot}-{self.fault or 'healthy'}-{size}-{made_with(self.config, judged=True):08x}"
 
 
 def together(cfg: RunConfig, first: int, count: int, model: Any) -> list[Episode]:
@@ -166,22 +161,18 @@ def lived(cfg: RunConfig, model: WorldModel) -> tuple[WorldModel, list[str], str
     return used, sorted(parts), body
 
 
-def work(unit: Unit) -> None:
-    """Do the work and write down what came of it."""
-    import torch
-
-    torch.set_num_threads(1)
+def work(unit: Unit) -> dict[str, Any]:
+    """Return what came of it."""
     cfg, options = unit.config, unit.options
     assert isinstance(cfg.agent, LearnedConfig)
     model = load_model(cfg.agent.folder)
     if unit.search:
-        keep(unit.path, {"unadapted": [e.total_reward for e in together(cfg, SEARCHED, options.searched, model)]})
-        return
+        return {"unadapted": [e.total_reward for e in together(cfg, SEARCHED, options.searched, model)]}
     unadapted = together(cfg, JUDGED, options.judged, model)
     errors = [episode_errors(model.step, e.state_TO, e.action_TA) for e in unadapted]
     alarms = false_alarms(errors, load_calibration(cfg.agent.folder), cfg.agent.surprise)
     mended, parts, body = lived(cfg, model)
-    found: dict[str, Any] = {
+    return {
         "unadapted": [e.total_reward for e in unadapted],
         "alarm_steps": alarms,
         "adapted": [
@@ -193,16 +184,11 @@ def work(unit: Unit) -> None:
             e.total_reward for e in omniscient(cfg, range(JUDGED, JUDGED + options.simulated), model, quick=True)
         ],
     }
-    keep(unit.path, found)
 
 
-def done(units: Sequence[Unit], workers: int) -> dict[Unit, dict[str, Any]]:
-    """Return the results; those that are on disk already are read."""
-    missing = [unit for unit in units if not unit.path.exists()]
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for count, _ in enumerate(pool.imap_unordered(work, missing), 1):
-            print(f"{count} of {len(missing)} faults", file=sys.stderr)
-    return {unit: json.loads(unit.path.read_text()) for unit in units}
+def worked(units: Sequence[Unit], workers: int) -> dict[Unit, dict[str, Any]]:
+    """Return the result of each."""
+    return dict(zip(units, done(units, work, workers, "faults"), strict=True))
 
 
 def cost(healthy: Sequence[float], broken: Sequence[float]) -> float:
@@ -225,7 +211,7 @@ def searched(options: FaultOptions) -> list[Unit]:
     unit = partial(Unit, search=True, options=options)
     rungs = {(r, k): LADDERS[r][k] for r in options.robots for k in options.kinds}
     all_units = [unit(r, "") for r in options.robots] + [unit(r, f) for (r, _), faults in rungs.items() for f in faults]
-    found = {(u.robot, u.fault): v["unadapted"] for u, v in done(all_units, options.workers).items()}
+    found = {(u.robot, u.fault): v["unadapted"] for u, v in worked(all_units, options.workers).items()}
     cells = []
     for (robot, _), faults in rungs.items():
         costs = [cost(found[robot, ""], found[robot, fault]) for fault in faults]
@@ -262,7 +248,7 @@ def measure(options: FaultOptions) -> Result:
         )
     cells = searched(options)
     sound = [Unit(robot, "", False, options) for robot in options.robots]
-    found = done([*sound, *cells], options.workers)
+    found = worked([*sound, *cells], options.workers)
     healthy = {u.robot: found[u]["unadapted"] for u in sound}
     rows = [row(u, found[u], healthy[u.robot]) for u in [*sound, *cells]]
     corrected = holm([r["p_worse"] for r in rows])

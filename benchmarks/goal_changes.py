@@ -5,18 +5,15 @@ A healthy walker is given one random goal after another, now and then its own ta
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import sys
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Generator
 
 from agents.goals import READINGS, random_goals
-from benchmarks.common import PLAN_LATENCY_S, QUICK_RESULTS, keep, rate_interval
+from benchmarks.common import PLAN_LATENCY_S, rate_interval
+from benchmarks.units import done
 from configs.presets import PRESETS
 from deploy.watch import made_with
 
@@ -50,32 +47,32 @@ def config(seed: int) -> RunConfig:
     return replace(cfg, max_s=last_s, max_episodes=10_000)
 
 
-def path_of(seed: int) -> Path:
-    """Where a run's result is kept."""
-    return QUICK_RESULTS / "faults" / f"goal-changes-{seed}-{made_with(config(seed), judged=True):08x}.json"
+@dataclass(frozen=True)
+class Run:
+    """The unit of work."""
+
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Under which the result is kept."""
+        return f"faults/goal-changes-{self.seed}-{made_with(config(self.seed), judged=True):08x}"
 
 
-def run(seed: int) -> None:
-    """Run, and write down when alarms came and how episodes ended."""
-    import torch
-
+def run(unit: Run) -> dict[str, Any]:
+    """Return when alarms came and how episodes ended."""
     from deploy.arms import build, unlogged
 
-    torch.set_num_threads(1)
-    cfg = config(seed)
+    cfg = config(unit.seed)
     history = unlogged(cfg, build(cfg), lambda _, __: True).history
     falls = [e.end_s for e in history.episodes if e.ended == "terminated"]
-    keep(path_of(seed), {"alarms_s": [r.t_s for _, r in history.alarms], "falls_s": falls, "goals": goals_of(seed)})
+    return {"alarms_s": [r.t_s for _, r in history.alarms], "falls_s": falls, "goals": goals_of(unit.seed)}
 
 
 def goal_changes(changes: int, workers: int) -> dict[str, Any]:
     """Return the row: changes after which, until the next one, an alarm came."""
     seeds = range(9_000_000, 9_000_000 + max(1, changes // CHANGES))
-    missing = [seed for seed in seeds if not path_of(seed).exists()]
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for done, _ in enumerate(pool.imap_unordered(run, missing), 1):
-            print(f"{done} of {len(missing)} runs of {CHANGES} changes of goal", file=sys.stderr)
-    found = [json.loads(path_of(seed).read_text()) for seed in seeds]
+    found = done([Run(seed) for seed in seeds], run, workers, f"runs of {CHANGES} changes of goal")
     after = [{int((t_s - FIRST_S) // EVERY_S) for t_s in f["alarms_s"] if t_s > FIRST_S} for f in found]
     alarms, n = sum(map(len, after)), CHANGES * len(found)
     rate = PRESETS["walker"][1].agent.surprise.false_alarm_rate  # pyright: ignore

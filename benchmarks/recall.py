@@ -7,18 +7,16 @@ in use from the start.
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.common import PLAN_LATENCY_S, QUICK_RESULTS, Options, Result, Table, command, keep, mean_interval
+from benchmarks.common import PLAN_LATENCY_S, Options, Result, Table, command, mean_interval
+from benchmarks.units import done
 from benchmarks.walker_ankle import METHOD, ROUNDS, Life, Robot, as_play
 from configs.presets import PRESETS
 from deploy.watch import made_with
@@ -91,16 +89,24 @@ def one(seed: int, adapted: WorldModel) -> dict[str, Any]:
     return rate | {"broken": float(broken.mean() / dt_s), "healthy": float(healthy.mean() / dt_s), "swaps": swaps}
 
 
-def path_of(seed: int) -> Path:
-    """Where a seed's result is kept."""
-    return QUICK_RESULTS / "recall" / f"{seed}-{made_with(LIFE.config, judged=True):08x}.json"
+@dataclass(frozen=True)
+class Seed:
+    """The unit of work."""
+
+    number: int
+
+    @property
+    def key(self) -> str:
+        """Under which the result is kept."""
+        return f"recall/{self.number}-{made_with(LIFE.config, judged=True):08x}"
 
 
-def measure_one(seed: int, adapted: WorldModel) -> None:
-    """Measure a seed and write it down."""
-    keep(path_of(seed), one(seed, adapted))
+def measure_one(seed: Seed) -> dict[str, Any]:
+    """Return the rates of a seed."""
+    return one(seed.number, learned())
 
 
+@cache
 def learned() -> WorldModel:
     """Return the model after four rounds of five episodes with the broken ankle."""
     robot, play = Robot(LIFE, load_model(LIFE.config.agent.folder), None), []  # pyright: ignore
@@ -113,13 +119,7 @@ def learned() -> WorldModel:
 def measure(options: RecallOptions) -> Result:
     """Return the table: ratio of the rates after each change, paired by seed."""
     seeds = range(options.seed, options.seed + (4 if options.quick else options.seeds))
-    missing = [seed for seed in seeds if not path_of(seed).exists()]
-    if missing:
-        adapted = learned()
-        with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
-            for done, _ in enumerate(pool.imap_unordered(partial(measure_one, adapted=adapted), missing), 1):
-                print(f"{done} of {len(missing)} seeds", file=sys.stderr)
-    found = [json.loads(path_of(seed).read_text()) for seed in seeds]
+    found = done([Seed(number) for number in seeds], measure_one, options.workers, "seeds")
     changes = {
         "first break": ("change 1", "broken"),
         "repair": ("change 2", "healthy"),

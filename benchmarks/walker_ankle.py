@@ -7,8 +7,6 @@ on until its budget is spent. What it has become is then judged on episodes that
 from __future__ import annotations
 
 import copy
-import json
-import multiprocessing
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,8 +20,9 @@ from scipy import stats
 from agents.adaptation import Play
 from agents.adaptive import accepts, job
 from agents.learned import LearnedConfig, judge_of, load_replay
-from benchmarks.common import PLAN_LATENCY_S, QUICK_RESULTS, keep
+from benchmarks.common import PLAN_LATENCY_S
 from benchmarks.joint import joint_planner, trained, tuned
+from benchmarks.units import done
 from benchmarks.walker_reward import WEIGHTS, omniscient
 from configs.models import MODELS
 from configs.presets import PRESETS
@@ -89,11 +88,11 @@ class Life:
         return replace(base, faults=faults, plan_latency_s=PLAN_LATENCY_S)
 
     @property
-    def path(self) -> Path:
-        """Where the result is kept, so that an interrupted benchmark goes on where it was."""
+    def key(self) -> str:
+        """Under which the result is kept."""
         where = "healthy" if self.limit is None else f"{self.side}-{self.limit:g}"
-        name = f"{self.arm}-{where}-{self.play_set}-{self.budget}-{self.judged}-{made_with(self.config, judged=True):08x}.json"
-        return QUICK_RESULTS / "walker" / name.replace(" ", "-").replace(",", "")
+        mark = made_with(self.config, judged=True)
+        return f"walker/{self.arm}-{where}-{self.play_set}-{self.budget}-{self.judged}-{mark:08x}"
 
 
 def as_play(e: Episode) -> Play:
@@ -151,9 +150,6 @@ def earned_less(returns: Sequence[float], before: int, cfg: AdaptConfig) -> bool
 
 def live(life: Life, data: Path) -> dict[str, list[float]]:
     """Return the returns of the judged episodes for each budget reached, and of the play."""
-    import torch
-
-    torch.set_num_threads(1)
     robot, play = robot_for(life, data), []
 
     def judge() -> list[float]:
@@ -177,18 +173,9 @@ def live(life: Life, data: Path) -> dict[str, list[float]]:
     return found | {"play": [float(p.reward_T.sum()) for p in play]}
 
 
-def live_and_keep(life: Life, data: Path) -> None:
-    """Live, and write down what came of it."""
-    keep(life.path, live(life, data))
-
-
 def lived(lives: Sequence[Life], data: Path, workers: int) -> list[dict[str, list[float]]]:
-    """Return the results in order; those that are on disk already are read."""
-    missing = [life for life in lives if not life.path.exists()]
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for done, _ in enumerate(pool.imap_unordered(partial(live_and_keep, data=data), missing), 1):
-            print(f"{done} of {len(missing)} lives", file=sys.stderr)
-    return [json.loads(life.path.read_text()) for life in lives]
+    """Return the results in order."""
+    return done(lives, partial(live, data=data), workers, "lives")
 
 
 def nested_bootstrap(

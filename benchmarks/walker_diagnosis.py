@@ -7,10 +7,8 @@ for part, the rank correlation with that truth over the candidates of one state 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
@@ -21,7 +19,8 @@ from torch import Generator, Tensor
 
 from agents.imagination import Judge
 from agents.learned import LearnedConfig, goal, judge_of
-from benchmarks.common import PLAN_LATENCY_S, QUICK_RESULTS, keep, mean_interval
+from benchmarks.common import PLAN_LATENCY_S, mean_interval
+from benchmarks.units import done
 from configs.presets import PRESETS
 from deploy.watch import made_with, watch_together
 from envs.oracle import SimulatorDynamics
@@ -51,10 +50,17 @@ CORRELATION = ("score", "rank_correlation", "regret", "n")
 ERROR = ("model", *(f"error_at_{lag}" for lag in LAGS), "n")
 
 
-def path_of(states: int) -> Path:
-    """Where the result is kept."""
-    mark = made_with(replace(PRESETS["walker"][1], max_s=1e6))
-    return QUICK_RESULTS / "walker" / f"diagnosis-{states}-{CANDIDATES}-{CONTINUED}-{EPISODES}-{mark:08x}.json"
+@dataclass(frozen=True)
+class Ladder:
+    """The unit of work: so many states."""
+
+    states: int
+
+    @property
+    def key(self) -> str:
+        """Under which the result is kept."""
+        mark = made_with(replace(PRESETS["walker"][1], max_s=1e6))
+        return f"walker/diagnosis-{self.states}-{CANDIDATES}-{CONTINUED}-{EPISODES}-{mark:08x}"
 
 
 def visited(count: int) -> Tensor:
@@ -138,12 +144,13 @@ def lag_errors(z_SHO: Tensor, true_SHO: Tensor, model: WorldModel) -> list[float
 
 def ladder(states: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the rows of the rank correlations, and of the errors against the horizon."""
-    path = path_of(states)
-    if not path.exists():
-        torch.set_num_threads(1)
-        model, spec, env = load_model(LearnedConfig().folder), robot_spec("walker2d"), make_env("walker2d")
-        keep(path, [compare(model, spec, env, state, seed) for seed, state in enumerate(visited(states))])
-    return rows_of(json.loads(path.read_text()))
+    return rows_of(*done([Ladder(states)], climb, 1, "diagnoses"))
+
+
+def climb(ladder: Ladder) -> list[dict[str, Any]]:
+    """Return what is found at each state."""
+    model, spec, env = load_model(LearnedConfig().folder), robot_spec("walker2d"), make_env("walker2d")
+    return [compare(model, spec, env, state, seed) for seed, state in enumerate(visited(ladder.states))]
 
 
 def rows_of(found: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
-import multiprocessing
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import PLAN_LATENCY_S, QUICK_RESULTS, keep, mean_interval
+from benchmarks.common import PLAN_LATENCY_S, mean_interval
+from benchmarks.units import done
 from configs.presets import PRESETS
 from deploy.config import RunConfig
 from deploy.watch import TOGETHER, made_with, watch_together
@@ -42,34 +39,29 @@ class Asked:
         return replace(base, plan_latency_s=PLAN_LATENCY_S, episode_steps=round(2 * SETTLED_S / 0.008))
 
     @property
-    def path(self) -> Path:
-        """Where the result is kept, so that an interrupted benchmark goes on where it was."""
-        name = f"goal-{self.goal.replace(':', '')}-{self.episodes}-{made_with(self.config):08x}.json"
-        return QUICK_RESULTS / "walker" / name
+    def key(self) -> str:
+        """Under which the result is kept."""
+        return f"walker/goal-{self.goal}-{self.episodes}-{made_with(self.config):08x}"
 
 
-def pursue(asked: Asked) -> None:
-    """Run the episodes and write down the reading that was asked for, (episodes, steps), null after a fall."""
+def pursue(asked: Asked) -> list[list[float | None]]:
+    """Run the episodes and return the reading that was asked for, (episodes, steps), null after a fall."""
     import torch
 
-    torch.set_num_threads(1)
     cfg, name = asked.config, asked.goal.partition(":")[0]
     steps, rows = round(2 * SETTLED_S / 0.008), []
     for i in range(0, asked.episodes, TOGETHER):
         for e in watch_together(cfg, range(FIRST + i, FIRST + min(i + TOGETHER, asked.episodes))):
             found = readings(robot_spec(cfg.robot), torch.as_tensor(e.state_TO[1:]))[name].tolist()
             rows.append([round(x, 4) for x in found] + [None] * (steps - len(found)))
-    keep(asked.path, rows)
+    return rows
 
 
 def goal_rows(episodes: int, workers: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Return one row per goal, and the readings (episodes, steps), NaN after a fall."""
     asked = [Asked(goal, episodes) for goal in GOALS]
-    missing = [a for a in asked if not a.path.exists()]
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for done, _ in enumerate(pool.imap_unordered(pursue, missing), 1):
-            print(f"{done} of {len(missing)} goals", file=sys.stderr)
-    found = {a.goal: np.array(json.loads(a.path.read_text()), float) for a in asked}
+    rows = done(asked, pursue, workers, "goals")
+    found = {a.goal: np.array(seen, float) for a, seen in zip(asked, rows, strict=True)}
     return [row(goal, seen) for goal, seen in found.items()], found
 
 

@@ -5,9 +5,6 @@ Every model here has seen one data set and nothing else: `surefoot train DATASET
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,8 +16,9 @@ import numpy as np
 from agents.learned import LearnedConfig, planner_of
 from agents.oracle import OracleAgent
 from benchmarks import ensemble
-from benchmarks.common import PLAN_LATENCY_S, QUICK_RESULTS, keep, mean_interval
+from benchmarks.common import PLAN_LATENCY_S, mean_interval
 from benchmarks.joint import joint_planner, trained
+from benchmarks.units import done
 from configs.limits import LIMITS
 from configs.models import MODELS
 from deploy.config import RunConfig
@@ -109,10 +107,9 @@ class Case:
         )
 
     @property
-    def path(self) -> Path:
-        """Where the result is kept, so that an interrupted benchmark goes on where it was."""
-        name = f"{self.dataset}-{self.arm}-{self.episodes}-{made_with(self.config):08x}.json"
-        return QUICK_RESULTS / "walker" / name.replace(" ", "-").replace(",", "")
+    def key(self) -> str:
+        """Under which the result is kept."""
+        return f"walker/{self.dataset}-{self.arm}-{self.episodes}-{made_with(self.config):08x}"
 
 
 def cloned(case: Case) -> list[float]:
@@ -132,23 +129,16 @@ def cloned(case: Case) -> list[float]:
     return [run_episode(env, act, FIRST + i, 1000, {}).total_reward for i in range(case.episodes)]
 
 
-def judge(case: Case, data: Path) -> None:
-    """Run the episodes and write their returns down."""
-    import torch
-
-    torch.set_num_threads(1)
+def judge(case: Case, data: Path) -> list[float]:
+    """Return the returns of its episodes."""
     if case.arm == CLONING:
-        found = cloned(case)
-    elif case.arm == ORACLE:
-        found = [e.total_reward for e in omniscient(case.config, range(FIRST, FIRST + case.episodes))]
-    else:
-        makers = {JOINT: dreamer, ENSEMBLE: ensembled}
-        planner = makers[case.arm](case, data) if case.arm in makers else None
-        numbers = [
-            range(FIRST + i, FIRST + min(i + TOGETHER, case.episodes)) for i in range(0, case.episodes, TOGETHER)
-        ]
-        found = [e.total_reward for some in numbers for e in watch_together(case.config, some, None, planner)]
-    keep(case.path, found)
+        return cloned(case)
+    if case.arm == ORACLE:
+        return [e.total_reward for e in omniscient(case.config, range(FIRST, FIRST + case.episodes))]
+    makers = {JOINT: dreamer, ENSEMBLE: ensembled}
+    planner = makers[case.arm](case, data) if case.arm in makers else None
+    numbers = [range(FIRST + i, FIRST + min(i + TOGETHER, case.episodes)) for i in range(0, case.episodes, TOGETHER)]
+    return [e.total_reward for some in numbers for e in watch_together(case.config, some, None, planner)]
 
 
 def dreamer(case: Case, data: Path) -> SearchPlanner:
@@ -181,12 +171,9 @@ def measured(datasets: Sequence[str], episodes: int, data: Path, workers: int) -
     cases += [Case(name, ORACLE, min(episodes, ORACLE_EPISODES)) for name in datasets if name in ORACLES]
     for case in cases:
         read_card(case.folder, "proposal")
-    missing = [case for case in cases if not case.path.exists()]
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for done, _ in enumerate(pool.imap_unordered(partial(judge, data=data), missing), 1):
-            print(f"{done} of {len(missing)} cases of fixed reward", file=sys.stderr)
+    found = done(cases, partial(judge, data=data), workers, "cases of fixed reward")
     behaviour = {name: behaviour_mean(data / name) for name in datasets}
-    return [row(case, json.loads(case.path.read_text()), behaviour) for case in cases]
+    return [row(case, returns, behaviour) for case, returns in zip(cases, found, strict=True)]
 
 
 def behaviour_mean(folder: Path) -> float:

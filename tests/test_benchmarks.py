@@ -3,6 +3,8 @@
 import contextlib
 import importlib
 import json
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -287,3 +289,44 @@ def test_an_ensemble_is_averaged():
     assert torch.allclose(both.objective(both.readout(z), actions), sum(costs) / 2)
     assert not torch.allclose(costs[0], costs[1])
     assert both.search(belief, None, generators).cost_B.isfinite().all()
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A unit of work."""
+
+    number: int
+
+    @property
+    def key(self) -> str:
+        return f"counted/number: {self.number}, of many"
+
+
+def squared(unit: Counted) -> dict[str, float]:
+    return {"found": unit.number**2}
+
+
+def refused(unit: Counted) -> dict[str, float]:
+    raise AssertionError(unit)
+
+
+def test_a_unit_of_work_is_done_once_and_is_read_from_then_on(tmp_path, monkeypatch):
+    from benchmarks import units
+
+    monkeypatch.setattr(units, "UNITS", tmp_path)
+    first = [Counted(2), Counted(3)]
+    assert _done_in_threads(units, first[:1], squared) == [{"found": 4}]
+    assert _done_in_threads(units, first, squared) == [{"found": 4}, {"found": 9}]
+    assert _done_in_threads(units, first[::-1], refused) == [{"found": 9}, {"found": 4}]
+    lines = [json.loads(line) for line in (tmp_path / "counted.jsonl").read_text().splitlines()]
+    assert [line["unit"] for line in lines] == ["number_-2-of-many", "number_-3-of-many"]
+    assert all(line["commit"] for line in lines)
+
+
+def _done_in_threads(units, some, work):
+    """The workers must see the patched folder."""
+    from multiprocessing.pool import ThreadPool
+    from unittest import mock
+
+    with mock.patch.object(units.multiprocessing, "get_context", return_value=SimpleNamespace(Pool=ThreadPool)):
+        return units.done(some, work, 1, "numbers")
