@@ -19,7 +19,7 @@ STAMP := .venv/.installed-$(shell { cat requirements.lock pyproject.toml $(PLUGI
 LOCK_FLAGS := --no-emit-index-url --no-emit-find-links --override overrides.txt --no-header --no-annotate
 BENCHMARKS = $(filter-out report,$(basename $(notdir $(shell grep -l '__main__' benchmarks/*.py))))
 
-.PHONY: setup run test check bench clean lock
+.PHONY: setup run test check bench bench-peers clean lock
 
 setup: $(STAMP)
 
@@ -40,12 +40,18 @@ bench: setup
 	for name in $(BENCHMARKS); do $(PYTHON) -m "benchmarks.$$name" $(if $(QUICK),--quick) $(ARGS); done
 	$(PYTHON) -m benchmarks.report
 
+# Other people's planners, which are compared with in environments of their own: two gigabytes.
+bench-peers: setup
+	$(PYTHON) -m venv .venv-peers
+	$(UV) pip install --quiet --python .venv-peers/bin/python stable-worldmodel==0.1.1 imageio safetensors transformers
+	$(PYTHON) -m benchmarks.latent_planning $(if $(QUICK),--quick) $(ARGS)
+
 # Keeps the pins that still fit; delete requirements.lock first to take the newest of everything.
 lock: setup
 	$(UV) pip compile --quiet $(LOCK_FLAGS) requirements-dev.in -o requirements.lock
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP):

@@ -81,7 +81,7 @@ def build_agent(
 ) -> MpcAgent | AdaptiveAgent | LatentAgent:
     """Return the agent; `objective` "" is the task's own. Raises ValueError for one that the robot cannot read."""
     if isinstance(cfg, LatentConfig):
-        return build_latent(cfg, spec, objective)
+        return build_latent(cfg, spec, objective, adapt)
     if isinstance(cfg, LearnedConfig):
         return build_learned(cfg, spec, objective, adapt, seed)
     return _oracle(cfg, spec, objective) if isinstance(cfg, OracleConfig) else _linear(cfg, spec, objective)

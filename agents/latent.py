@@ -10,28 +10,34 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from agents.learned import CHECKOUT
+from agents.latent_adaptation import LatentAdaptConfig, LatentCandidate, LatentJob, LatentLearner
+from agents.latent_monitor import LatentMonitor
+from agents.latent_search import Amortised, Distance, LatentDynamics, Metric, blocks_of, squared, toward
+from agents.learned import CHECKOUT, load_calibration
+from agents.surprise import SurpriseConfig
 from agents.types import AgentEvent, GoalChange
 from envs.robots import painter, wanted
-from envs.types import ActionSpec, Belief, Observation
+from envs.types import Belief, Observation
 from envs.video import resized
 from planners.cem import Cem
 from planners.mppi import Mppi
 from planners.search import SearchPlanner
+from planners.ssr import Ssr
 from planners.types import PlanStatus
 from planners.warm import shifted
 from world_models.checkpoint import load_part
-from world_models.jepa import Jepa
+from world_models.inverse import InverseDynamics
+from world_models.jepa import Jepa, quick
+from world_models.latent_ensemble import LatentEnsemble
 
 if TYPE_CHECKING:
     from envs.robots import RobotSpec
-    from planners.base import Readings
     from planners.types import ActionPlan
 
 IMAGE = "image:"
@@ -44,59 +50,36 @@ class LatentConfig:
 
     checkpoint: Path = Path("checkpoints/lewm-tworoom-small")
     """Folder of the weights; looked for here, then in the checkout."""
-    method: Cem | Mppi = field(
-        default_factory=lambda: Cem(elites=30, iterations=10, kernel=1.0, correlation=0.0, trust=float("inf"))
+    method: Cem | Mppi | Ssr = field(
+        default_factory=lambda: Cem(elites=12, iterations=5, kernel=1.0, correlation=0.0, trust=float("inf"))
     )
     horizon: int = 5
     """Blocks of actions that a plan looks ahead."""
-    samples: int = 300
+    samples: int = 120
     """Candidates per iteration."""
+    context: int = 1
+    """Pictures, a block apart, that a plan begins from; more than one is dearer, and says how things move."""
+    caution: float = 0.0
+    """Price of disagreement among the predictors of the part `ensemble`, in distances from the goal."""
+    bf16: bool = False
+    """Whether searches predict in bf16: faster where the processor has it, and a little less exact."""
     init_std: float = 0.7
     """Of the first candidates around the last plan, in half ranges of the actuators."""
+    distance: Literal["squared", "temporal"] = "squared"
+    """From the goal: of the latents, or in time, by the part `temporal` of the checkpoint."""
+    amortised: bool = False
+    """Whether the first candidates are what leads to the goal by the part `inverse` of the checkpoint; a single one is it alone."""
+
+    surprise: SurpriseConfig = field(
+        default_factory=lambda: SurpriseConfig(false_alarm_rate=0.04, refractory=20, settle=40, start_updates=10)
+    )
+    """Of the monitor, which watches where the checkpoint has a calibration (`surefoot calibrate`)."""
+    adapt: LatentAdaptConfig = field(default_factory=LatentAdaptConfig)
 
     @property
     def folder(self) -> Path:
         """Where the checkpoint is."""
         return self.checkpoint if self.checkpoint.is_dir() else CHECKOUT / self.checkpoint
-
-
-@dataclass(frozen=True)
-class LatentDynamics:
-    """A latent model whose actions are blocks, the first of which begin with what is committed, (B, K * A)."""
-
-    model: Jepa
-    committed_BX: Tensor
-
-    def rollout(self, belief: Belief, actions_BSHA: Tensor, generators: Sequence[Generator], /) -> Tensor:
-        """Return the latent after each block, (B, S, H, D)."""
-        B, S, H, A = actions_BSHA.shape
-        due_BSX = self.committed_BX[:, None].expand(B, S, -1)
-        rows_BSX = torch.cat([due_BSX, actions_BSHA.flatten(2)[:, :, due_BSX.shape[2] :]], 2)
-        z_NTD = belief.z_BTD.repeat_interleave(S, 0)
-        past_NPA = belief.actions_BTA.repeat_interleave(S, 0)
-        return self.model.rollout(z_NTD, past_NPA, rows_BSX.reshape(B * S, H, A)).view(B, S, H, -1)
-
-
-@dataclass(frozen=True)
-class Distance:
-    """Squared distance of the last latent from the goal's (Maes et al. 2026): the cost of a candidate."""
-
-    reads: tuple[str, ...] = ("goal_distance",)
-
-    def __call__(self, readings: Readings, actions_BSHA: Tensor, /) -> Tensor:
-        """Return the cost per candidate, (B, S)."""
-        return readings["goal_distance"][..., -1]
-
-
-def toward(goal_BD: Tensor) -> Callable[[Tensor], Readings]:
-    """Return a readout of the squared distance from a goal for each environment, (B, S, H)."""
-    return lambda z_BSHD: {"goal_distance": (z_BSHD - goal_BD[:, None, None]).square().sum(-1)}
-
-
-def blocks_of(action: ActionSpec, block: int) -> ActionSpec:
-    """Return the actions of a block of control steps as one."""
-    names = tuple(f"{name}_{step}" for step in range(block) for name in action.names)
-    return ActionSpec(np.tile(action.low_A, block), np.tile(action.high_A, block), action.unit_A * block, names)
 
 
 @dataclass
@@ -109,18 +92,24 @@ class LatentAgent:
     spec: RobotSpec
     draw: Callable[[np.ndarray], np.ndarray] | None
     """Picture of a state; None where only files are goals."""
+    metric: Metric = squared
+    inverse: InverseDynamics | None = None
+    """Proposes the first candidates."""
+    monitor: LatentMonitor | None = None
+    learner: LatentLearner | None = None
+    ensemble: LatentEnsemble | None = None
+    context: int = 1
+    bf16: bool = False
     generator: Generator = field(default_factory=Generator)
 
     def __post_init__(self) -> None:
+        self._searched = quick(self.model) if self.bf16 else self.model
         self._goal_D: Tensor | None = None
         self._asked_D: Tensor | None = None  # by an objective
         self._last: ActionPlan | None = None
-        self._seen: deque[tuple[Observation, Tensor]] = deque(maxlen=self._span + 1)
-        self._sent: deque[np.ndarray] = deque(maxlen=self._span)
-
-    @property
-    def _span(self) -> int:
-        return self.model.cfg.block * (self.model.cfg.history - 1)
+        span = self.model.cfg.block * self.model.cfg.history
+        self._seen: deque[tuple[Observation, Tensor]] = deque(maxlen=span + 1)
+        self._sent: deque[np.ndarray] = deque(maxlen=span)
 
     # --- what is seen
 
@@ -136,15 +125,24 @@ class LatentAgent:
         self._goal_D, self._last = self._asked_D, None
         self._seen.clear()
         self._sent.clear()
+        for part in (self.monitor, self.learner):
+            if part is not None:
+                part.begin_episode()
 
     def observe(
         self, before: Observation, action_A: np.ndarray, after: Observation, reward: float, /
     ) -> Sequence[AgentEvent]:
-        """Take in the step."""
+        """Take in the step, and say whether it surprises."""
         self._see(before)
         self._sent.append(np.asarray(action_A, np.float32))
         self._see(after)
-        return ()
+        latents = [z_D for _, z_D in self._seen]
+        reading = None if self.monitor is None else self.monitor.read(after.t_s, latents, self._sent)
+        if self.learner is not None:
+            if reading is not None and reading.alarm and not self.learner.active:
+                self.learner.alarm()
+            self.learner.see(latents[-2], self._sent[-1], latents[-1])
+        return () if reading is None else (reading,)
 
     def _see(self, seen: Observation) -> None:
         """Encode the picture, once. Raises ValueError for an observation without one."""
@@ -162,7 +160,7 @@ class LatentAgent:
     def belief(self) -> Belief:
         """Return the latents a block apart, up to the last, and the blocks between (B = 1)."""
         block = self.model.cfg.block
-        known = min(len(self._seen) - 1, len(self._sent)) // block
+        known = min(min(len(self._seen) - 1, len(self._sent)) // block, self.context - 1)
         latents = [self._seen[-1 - block * back][1] for back in range(known, -1, -1)]
         sent = list(self._sent)[len(self._sent) - block * known :]
         past_TA = np.array(sent, np.float32).reshape(known, block * self.spec.action.size)
@@ -189,12 +187,16 @@ class LatentAgent:
             raise ValueError(f"a plan of {rows} control steps cannot begin after {steps} that are committed")
         start_s = observation.t_s + steps * self.spec.dt_s
         due_KA = np.asarray(committed_KA, np.float32).reshape(steps, size)
+        others = () if self.ensemble is None else tuple(self.ensemble.models(self.model)[1:])
+        dynamics = LatentDynamics(self._searched, torch.from_numpy(due_KA.reshape(1, -1)), others)
+        goal_BD, inverse = self._goal_D[None], self.inverse
         planner = replace(
             self.planner,
-            dynamics=LatentDynamics(self.model, torch.from_numpy(due_KA.reshape(1, -1))),
-            readout=toward(self._goal_D[None]),
+            dynamics=dynamics,
+            readout=toward(goal_BD, self.metric),
+            proposal=inverse and Amortised(inverse, dynamics, goal_BD, self.planner.horizon),
         )
-        guess_BHA = self._guess(due_KA, start_s, rows)
+        guess_BHA = None if self.planner.samples == 1 else self._guess(due_KA, start_s, rows)
         found = planner.search(self.belief(), guess_BHA, [self.generator])
         blocks = planner.as_plan(found, 0, start_s, observation.t_s)
         rows_HA = blocks.actions_HA.reshape(rows, size)[steps:]
@@ -214,18 +216,26 @@ class LatentAgent:
         whole_HA = np.concatenate([due_KA, rest_HA, np.zeros((rows, size))])[:rows].astype(np.float32)
         return torch.from_numpy(whole_HA).view(1, self.planner.horizon, -1)
 
-    # --- what is learned: nothing yet
+    # --- what is learned
 
     def end_episode(self, terminated: bool, /) -> Sequence[AgentEvent]:
         """Take no notice."""
         return ()
 
-    def take_job(self) -> None:
-        """Return None: there is nothing to learn."""
+    def take_job(self) -> LatentJob | None:
+        """Return a fit of the dynamics, where there was an alarm and enough was seen since."""
+        return None if self.learner is None else self.learner.take_job(self.model)
 
-    def receive(self, result: object, t_s: float, /) -> Sequence[AgentEvent]:
-        """Raise: no job was given out."""
-        raise ValueError("a LatentAgent gives out no jobs, so it cannot receive a result")
+    def receive(self, result: list[LatentCandidate], t_s: float, /) -> Sequence[AgentEvent]:
+        """Use the better model, if there is one."""
+        assert self.learner is not None
+        chosen, events = self.learner.receive(result, t_s)
+        if chosen is not None:
+            self.model = chosen
+            self._searched = quick(chosen) if self.bf16 else chosen
+            if self.monitor is not None:
+                self.monitor.use(chosen)
+        return events
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -241,17 +251,22 @@ def read_picture(path: Path) -> np.ndarray:
     return picture[..., :3]
 
 
-def build_latent(cfg: LatentConfig, spec: RobotSpec, objective: str = "") -> LatentAgent:
+def build_latent(cfg: LatentConfig, spec: RobotSpec, objective: str = "", adapt: bool = False) -> LatentAgent:
     """Return the agent. Raises ValueError, in one line, for weights that are not there or are another robot's."""
     model = load_part(cfg.folder, "jepa")
     assert isinstance(model, Jepa)
+    if not 1 <= cfg.context <= model.cfg.history:
+        raise ValueError(f"context must be 1 to {model.cfg.history} pictures, got {cfg.context}")
     if model.cfg.action != spec.action.size:
         raise ValueError(f"{cfg.folder} is for {model.cfg.action} actuators, and {spec.name} has {spec.action.size}")
+    heads = {"temporal": cfg.distance == "temporal", "inverse": cfg.amortised, "ensemble": cfg.caution > 0}
+    parts = {name: load_part(cfg.folder, name) for name, needed in heads.items() if needed}
+    calibration = load_calibration(cfg.folder) if (cfg.folder / "surprise.json").exists() else None
     planner = SearchPlanner(
         method=cfg.method,
         dynamics=LatentDynamics(model, torch.zeros(1, 0)),
         readout=toward(torch.zeros(1, model.cfg.latent)),
-        objective=Distance(),
+        objective=Distance(caution=cfg.caution),
         action=blocks_of(spec.action, model.cfg.block),
         dt_s=spec.dt_s * model.cfg.block,
         horizon=cfg.horizon,
@@ -259,7 +274,19 @@ def build_latent(cfg: LatentConfig, spec: RobotSpec, objective: str = "") -> Lat
         init_std=cfg.init_std,
         correlation=0.0,
     )
-    agent = LatentAgent(model, planner, spec, painter(spec.name, spec.version) if spec.drawn else None)
+    agent = LatentAgent(
+        model,
+        planner,
+        spec,
+        painter(spec.name, spec.version) if spec.drawn else None,
+        parts.get("temporal", squared),
+        parts.get("inverse"),  # pyright: ignore
+        LatentMonitor(model, calibration, cfg.surprise),
+        LatentLearner(cfg.adapt) if adapt else None,
+        parts.get("ensemble"),  # pyright: ignore
+        cfg.context,
+        cfg.bf16,
+    )
     if objective:
         agent.pursue(objective, 0.0)
     return agent

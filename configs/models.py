@@ -9,6 +9,7 @@ from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
 from world_models.fit import DiffusionPart, ModelConfig, PolicyPart, StepPart, ValuePart
 from world_models.jepa import ConvConfig, JepaConfig
+from world_models.latent_heads import DecoderPart, EnsemblePart, InversePart, TemporalPart
 from world_models.latents import JepaPart, LatentModelConfig
 from world_models.step import StepConfig
 from world_models.training import TrainConfig
@@ -133,9 +134,38 @@ TWO_ROOMS = LatentModelConfig(
         ("tworoom-expert",),
         directions=256,
     ),
+    temporal=TemporalPart(data=("tworoom-expert",)),
+    inverse=InversePart(data=("tworoom-expert",)),
+    decoder=DecoderPart(data=("tworoom-expert",)),
+    ensemble=EnsemblePart(data=("tworoom-expert",)),
 )
 
-LATENT_MODELS: dict[str, LatentModelConfig] = {"lewm-tworoom-small": TWO_ROOMS}
+TEE = LatentModelConfig(
+    "pusht",
+    JepaPart(
+        JepaConfig(
+            image=64,
+            encoder=ConvConfig((32, 64, 128, 192), 256),
+            latent=128,
+            hidden=768,
+            layers=4,
+            heads=6,
+            head=32,
+            mlp=512,
+        ),
+        TrainConfig(
+            steps=24_000, batch=64, learning_rate=5e-4, final_rate=1e-6, warmup=200, weight_decay=1e-3, clip=1.0
+        ),
+        ("pusht-grown",),
+        directions=256,
+    ),
+    temporal=TemporalPart(data=("pusht-grown",), longest=60),
+    inverse=InversePart(data=("pusht-grown",), longest=60),
+    decoder=DecoderPart(data=("pusht-grown",)),
+    ensemble=EnsemblePart(data=("pusht-grown",)),
+)
+
+LATENT_MODELS: dict[str, LatentModelConfig] = {"lewm-tworoom-small": TWO_ROOMS, "lewm-pusht-small": TEE}
 """Those that learn from pictures."""
 MODELS: dict[str, ModelConfig] = {
     "arm-small": ARM,

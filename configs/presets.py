@@ -85,6 +85,14 @@ _ROOMS = RunConfig(
     max_episodes=10,
 )
 
+_TEE = replace(
+    _ROOMS,
+    preset="lewm-pusht-small",
+    robot="pusht",
+    limits=LIMITS["pusht"],
+    agent=LatentConfig(checkpoint=Path("checkpoints/lewm-pusht-small")),
+)
+
 _DM_WALKER = RunConfig(
     preset="dm-walker-oracle",
     robot="dm_control:walker-walk+physics",
@@ -113,6 +121,7 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
     "halfcheetah": ("the same on a body that cannot fall", _CHEETAH),
     "arm-small": ("an arm reaches for points as it was shown", _ARM),
     "lewm-tworoom-small": ("a latent world model goes through a door, from a picture to a picture", _ROOMS),
+    "lewm-pusht-small": ("the same for Push-T: a disc and the T that it pushes", _TEE),
     "linear-cem": ("a point mass, CEM with its exact model", _LINEAR),
     "linear-pixels": ("the same, seen through a camera only: no state is read", _PIXELS),
     "dm-walker-oracle": (

@@ -30,14 +30,20 @@ def calibration_file(
 
     Raises ValueError where there are too few episodes for the set rate.
     """
-    from agents.calibration import calibrate
     from agents.learned import LearnedConfig
     from agents.monitor import episode_errors
     from world_models.checkpoint import load_model
 
     assert isinstance(cfg.agent, LearnedConfig)
     step = load_model(cfg.agent.folder).step
-    made = calibrate([episode_errors(step, state_TO, action_TA) for state_TO, action_TA in done], cfg.agent.surprise)
+    return text_of(cfg, [episode_errors(step, state_TO, action_TA) for state_TO, action_TA in done], about, commit)
+
+
+def text_of(cfg: RunConfig, done: Sequence[np.ndarray], about: Mapping[str, Any], commit: str) -> str:
+    """Return the same, from the errors (T,) of each episode."""
+    from agents.calibration import calibrate
+
+    made = calibrate(done, cfg.agent.surprise)  # pyright: ignore
     said = {
         "preset": cfg.preset,
         "episodes": len(done),
@@ -69,6 +75,48 @@ def run(cfg: RunConfig, episodes: int, workers: int) -> int:
     return 0
 
 
+def latent_errors(cfg: RunConfig, number: int) -> list[float]:
+    """Return the errors of an agent that sees pictures, over one episode."""
+    import torch
+
+    from agents.latent import LatentAgent
+    from deploy.arms import build, unlogged
+
+    torch.set_num_threads(1)
+    parts = build(cfg)
+    assert isinstance(parts.agent, LatentAgent)
+    assert parts.agent.monitor is not None
+    unlogged(cfg, parts, lambda history, _: not history.episodes, number)
+    return parts.agent.monitor.errors
+
+
+def run_latent(cfg: RunConfig, episodes: int, workers: int) -> int:
+    """Run the episodes with progress and write `surprise.json`; each is kept as it ends, and the same command goes on."""
+    from functools import partial
+
+    import numpy as np
+    from rich.console import Console
+    from rich.progress import track
+
+    from deploy.telemetry import commit, write_atomic
+    from deploy.watch import made_with, side_by_side
+
+    path = KEPT / f"{cfg.preset}-{made_with(cfg):08x}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = [line for line in (path.read_text().splitlines() if path.exists() else ()) if line.endswith("]")]
+    done = [json.loads(line) for line in whole[:episodes]]
+    missing = range(FIRST + len(done), FIRST + episodes)
+    made = side_by_side(partial(latent_errors, cfg), missing, workers)
+    for errors in track(made, "episodes", episodes, completed=len(done), console=Console(stderr=True)):
+        done.append(errors)
+        write_atomic(path, "".join(f"{json.dumps(e)}\n" for e in done))
+    about = {"first_episode": FIRST}
+    text = text_of(cfg, [np.array(errors) for errors in done if len(errors) > 1], about, commit())
+    write_atomic(cfg.agent.folder / "surprise.json", text)  # pyright: ignore
+    print(f"{episodes} healthy episodes; wrote {cfg.agent.folder / 'surprise.json'}")  # pyright: ignore
+    return 0
+
+
 def run_recorded(cfg: RunConfig, dataset: Path) -> int:
     """Write `surprise.json` from episodes that were recorded. Raises ValueError where they are not of this robot, or too few."""
     from agents.learned import LearnedConfig
@@ -92,6 +140,7 @@ def run_recorded(cfg: RunConfig, dataset: Path) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Calibrate a preset; return the exit code."""
+    from agents.latent import LatentConfig
     from agents.learned import LearnedConfig
     from configs.presets import PRESETS
     from deploy.commandline import Options, guarded, resolve
@@ -105,13 +154,16 @@ def main(argv: Sequence[str]) -> int:
     def body() -> int:
         mine, rest = own.parse_known_args(argv)
         cfg = resolve(rest, PRESETS, "surefoot calibrate")
-        if not isinstance(cfg.agent, LearnedConfig):
+        if not isinstance(cfg.agent, LearnedConfig | LatentConfig):
             raise ValueError(f"preset {cfg.preset!r} has no learned model to calibrate")
         if mine.episodes < 1 or mine.workers < 1:
             raise ValueError(f"--episodes and --workers must be >= 1, got {mine.episodes} and {mine.workers}")
-        if mine.dataset is not None:
-            return run_recorded(cfg, mine.dataset)
-        return run(replace(cfg, faults=(), adapt=False, control_arm=False), mine.episodes, mine.workers)
+        healthy = replace(cfg, faults=(), adapt=False, control_arm=False)
+        if isinstance(cfg.agent, LatentConfig):
+            if mine.dataset is not None:
+                raise ValueError("--dataset is for robots that are known by their states; this preset sees pictures")
+            return run_latent(healthy, mine.episodes, mine.workers)
+        return run(healthy, mine.episodes, mine.workers) if mine.dataset is None else run_recorded(cfg, mine.dataset)
 
     with Interrupts():
         return guarded(body)

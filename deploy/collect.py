@@ -117,10 +117,28 @@ class GrownConfig(Asked):
             raise ValueError(f"held_out must be >= 0, got {self.held_out}")
 
 
-WORLDS: dict[str, tuple[str, RoomsConfig | GrownConfig]] = {
+@dataclass(frozen=True, kw_only=True)
+class ReplayedConfig(Asked):
+    """Which demonstrations of Push-T to play as they are, and where to."""
+
+    demos: Path
+    """npz of human demonstrations, as for pusht-grown."""
+    episodes: int = 20
+    """The last so many of the file."""
+
+
+WORLDS: dict[str, tuple[str, RoomsConfig | GrownConfig | ReplayedConfig]] = {
     "tworoom-expert": (
         "a noisy expert goes to random places in two rooms (minutes)",
         RoomsConfig(name="tworoom-expert"),
+    ),
+    "tworoom-heldout": (
+        "the same expert, other episodes: starts and goals to test with",
+        RoomsConfig(name="tworoom-heldout", episodes=300, seed=1),
+    ),
+    "pusht-heldout": (
+        "Push-T, the human demonstrations that nothing is grown from: starts and goals to test with",
+        ReplayedConfig(name="pusht-heldout", demos=tyro.MISSING),
     ),
     "pusht-grown": (
         "Push-T, grown from a file of human demonstrations (minutes)",
@@ -198,7 +216,10 @@ def run(config: CollectConfig, console: Console) -> Collected:
         return collect_dataset(config.recipe, config.policies, config.out, config.workers, report, report_written)
 
 
-def _run_other(config: OwnConfig | GoalsConfig | DemosConfig | RoomsConfig | GrownConfig, console: Console) -> str:
+Other = OwnConfig | GoalsConfig | DemosConfig | RoomsConfig | GrownConfig | ReplayedConfig
+
+
+def _run_other(config: Other, console: Console) -> str:
     match config:
         case OwnConfig():
             return run_own(config, console)
@@ -220,6 +241,14 @@ def _run_other(config: OwnConfig | GoalsConfig | DemosConfig | RoomsConfig | Gro
                 raise ValueError(f"{config.demos} has {len(demos)} demonstrations, and {config.held_out} are held out")
             about = {"grow": asdict(config.grow), "demos": len(kept)}
             return run_world(config, "pusht", partial(grow, kept, config.grow), about, console)
+        case ReplayedConfig():
+            from envs.grown import read_demos, replay
+
+            demos = read_demos(config.demos)
+            if config.episodes > len(demos):
+                raise ValueError(f"{config.demos} has {len(demos)} demonstrations, not {config.episodes}")
+            last = demos[len(demos) - config.episodes :]
+            return run_world(config, "pusht", partial(replay, last), {"demos": len(demos)}, console)
 
 
 def run_own(config: OwnConfig, console: Console) -> str:
@@ -257,7 +286,7 @@ def run_demos(config: DemosConfig, console: Console) -> str:
 
 
 def run_world(
-    config: RoomsConfig | GrownConfig,
+    config: RoomsConfig | GrownConfig | ReplayedConfig,
     robot: str,
     play: Callable[[int], Episode],
     about: dict[str, object],

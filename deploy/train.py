@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import sys
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,12 +19,11 @@ from deploy.commandline import complain, guarded, in_one_line
 from deploy.telemetry import commit
 from world_models.checkpoint import LATENT_PARTS, PARTS, save_part, save_tensors
 from world_models.fit import TASKS, ModelConfig, Task, replay_windows
-from world_models.latents import LATENT_TASKS, LatentModelConfig
+from world_models.latents import HEAD_TASKS, LATENT_TASKS, LatentModelConfig
 from world_models.training import Run, TrainConfig, train
 
-Part = Literal["proposal", "dynamics", "step", "value", "policy", "jepa"]
+Part = Literal["proposal", "dynamics", "step", "value", "policy", "jepa", "temporal", "inverse", "decoder", "ensemble"]
 ALL_MODELS: dict[str, ModelConfig | LatentModelConfig] = {**MODELS, **LATENT_MODELS}
-ALL_TASKS: dict[str, Callable[[Any, Path], Task]] = {**TASKS, **LATENT_TASKS}
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,13 @@ def part_config(args: TrainArgs, part: str) -> tuple[ModelConfig | LatentModelCo
     return replace(cfg, **{part: own}), own.train
 
 
+def task_of(part: str, cfg: Any, data: Path, out: Path) -> Task:
+    """Return a part, ready to be trained; heads of latents learn from the model that was trained to `out` before."""
+    if part in HEAD_TASKS:
+        return HEAD_TASKS[part](cfg, data, out)
+    return LATENT_TASKS[part](cfg, data) if part in LATENT_TASKS else TASKS[part](cfg, data)
+
+
 def train_part(task: Task, run: Run, part: str, console: Console) -> list[list[float]]:
     """Train with a progress bar (lines when there is no terminal); return the held-out curve."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
@@ -94,7 +99,7 @@ def train_all(args: TrainArgs, console: Console) -> None:
     for part in parts:
         cfg, training = part_config(args, part)
         torch.manual_seed(training.seed)
-        task = ALL_TASKS[part](cfg, args.data)
+        task = task_of(part, cfg, args.data, out)
         data = zlib.crc32(f"{task.card['data']} {task.card['transitions']}".encode())  # other data: another training
         run = Run(task.model, training, args.work / args.preset / f"{part}-{data:08x}")
         curve = train_part(task, run, part, console)

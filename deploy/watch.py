@@ -22,7 +22,7 @@ import torch
 from agents.mpc import MpcAgent, look_ahead
 from envs.episodes import Episode, Spool
 from envs.types import Belief
-from world_models.checkpoint import GOAL_PARTS, GOALS, PARTS, TRIM
+from world_models.checkpoint import GOAL_PARTS, GOALS, LATENT_PARTS, PARTS, TRIM
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
@@ -43,8 +43,12 @@ NEVER = ("agent", "hardware", "goals_from", "offset")
 
 def made_with(cfg: RunConfig, judged: bool = False) -> int:
     """Return a checksum of what episodes depend on, weights included; how surprise is judged and answered only if `judged`."""
+    from agents.latent import LatentConfig
     from agents.learned import LearnedConfig
 
+    if isinstance(cfg.agent, LatentConfig):
+        others_too = ("surprise.json",) if judged else ()
+        return _weighed(cfg.agent.folder, LATENT_PARTS, others_too, zlib.crc32(repr(cfg).encode()))
     if not isinstance(cfg.agent, LearnedConfig):
         return zlib.crc32(repr(cfg).encode())
     kept = {f.name: getattr(cfg.agent, f.name) for f in fields(cfg.agent)}
@@ -52,12 +56,17 @@ def made_with(cfg: RunConfig, judged: bool = False) -> int:
         del kept["surprise"], kept["adapt"]
     others = {f.name: getattr(cfg, f.name) for f in fields(cfg) if f.name not in NEVER}
     total = zlib.crc32(f"{others} {kept}".encode())
-    names = [f"{part}.{kind}" for part in PARTS for kind in ("json", "safetensors")]
-    if cfg.objective or cfg.goals:
-        names += [f"{GOALS}/{part}.{kind}" for part in GOAL_PARTS for kind in ("json", "safetensors")]
-        names.append(f"{GOALS}/{TRIM}")
-    for name in [*names, "surprise.json", "replay.safetensors"] if judged else names:
-        path = cfg.agent.folder / name
+    others_too = ("surprise.json", "replay.safetensors") if judged else ()
+    if not (cfg.objective or cfg.goals):
+        return _weighed(cfg.agent.folder, PARTS, others_too, total)
+    goals = tuple(f"{GOALS}/{part}" for part in GOAL_PARTS)
+    return _weighed(cfg.agent.folder, (*PARTS, *goals), (f"{GOALS}/{TRIM}", *others_too), total)
+
+
+def _weighed(folder: Path, parts: Sequence[str], others: Sequence[str], total: int) -> int:
+    """Return the checksum `total` with that of parts of a checkpoint and of other files there, as far as they are there."""
+    for name in [*(f"{part}.{kind}" for part in parts for kind in ("json", "safetensors")), *others]:
+        path = folder / name
         total = zlib.crc32(path.read_bytes() if path.exists() else b"", total)
     return total
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,8 @@ class Layout:
     state_units: tuple[str, ...]
     action_names: tuple[str, ...]
     action_units: tuple[str, ...]
+    ends_filmed: bool = field(default=False, compare=False)
+    """Whether videos show where an episode ended, too: recordings by others do, ours end with its last action."""
 
     def __post_init__(self) -> None:
         if len(self.state_names) != len(self.state_units) or len(self.action_names) != len(self.action_units):
@@ -276,21 +278,53 @@ def _load(folder: Path) -> EpisodeData:
     files = sorted(folder.glob("data/chunk-*/file-*.parquet"))
     if not files or not (folder / "meta/info.json").is_file():
         raise FileNotFoundError(f"no LeRobotDataset v3 in {folder}")
-    layout = _layout(json.loads((folder / "meta/info.json").read_text()))
-    tables = [pq.read_table(file, columns=[*_COLUMNS.values(), "episode_index"]) for file in files]
-    arrays = {name: np.concatenate([_column(table, key) for table in tables]) for name, key in _COLUMNS.items()}
+    there = {key: name for name, key in _COLUMNS.items() if key in pq.read_schema(files[0]).names}
+    for key in ("observation.state", "action"):
+        if key not in there:
+            raise ValueError(f"{folder} has no column {key!r}: nothing can be learned from it")
+    tables = [pq.read_table(file, columns=[*there, "episode_index"]) for file in files]
+    arrays = {name: np.concatenate([_column(table, key) for table in tables]) for key, name in there.items()}
     for name in _VECTORS:  # lerobot writes vectors of one number as numbers
-        arrays[name] = arrays[name].reshape(len(arrays[name]), -1)
+        if name in arrays:
+            arrays[name] = arrays[name].reshape(len(arrays[name]), -1)
     episode_N = np.concatenate([_column(table, "episode_index") for table in tables])
     lengths = np.diff(np.flatnonzero(np.diff(episode_N, prepend=-1, append=-1)))
+    whole = len(there) == len(_COLUMNS)
+    layout = _layout(json.loads((folder / "meta/info.json").read_text()), ends_filmed=not whole)
+    if not whole:
+        if (lengths < 2).any():
+            raise ValueError(
+                f"episode {int((lengths < 2).argmax())} of {folder} has a single frame: nothing was done there"
+            )
+        arrays, lengths = _completed(arrays, lengths)
     return EpisodeData(**arrays, episode_start=_offsets(lengths), layout=layout)
 
 
-def _layout(info: Mapping[str, Any]) -> Layout:
+def _completed(arrays: dict[str, np.ndarray], lengths: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return the columns of a recording by others, which keeps no next state: the last frame of an episode is only where it ends."""
+    end_N = np.zeros(len(arrays["state_NO"]), bool)
+    end_N[np.cumsum(lengths) - 1] = True
+    rows = np.flatnonzero(~end_N)
+    last_N = end_N[rows + 1]
+    kept = {name: x[rows] for name, x in arrays.items() if name in ("state_NO", "action_NA", "reward_N")}
+    kept["next_state_NO"] = arrays["state_NO"][rows + 1]
+    kept.setdefault("reward_N", np.zeros(len(rows), np.float32))
+    # nobody said whether an episode came to its own end: none is taken for a failure
+    return kept | {"terminated_N": np.zeros(len(rows), bool), "truncated_N": last_N}, lengths - 1
+
+
+def _layout(info: Mapping[str, Any], ends_filmed: bool) -> Layout:
     state, action = info["features"]["observation.state"], info["features"]["action"]
-    names = tuple(state["names"]), tuple(action["names"])
     units = (tuple(x.get("units") or [""] * x["shape"][0]) for x in (state, action))
-    return Layout(info["robot_type"], info["fps"], names[0], next(units), names[1], next(units))
+    names = _names(state), _names(action)
+    robot = info.get("robot_type") or "unknown"
+    return Layout(robot, info["fps"], names[0], next(units), names[1], next(units), ends_filmed)
+
+
+def _names(feature: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of a vector's numbers: a list, or a list under some heading, or none."""
+    names = feature.get("names") or [str(i) for i in range(feature["shape"][0])]
+    return tuple(next(iter(names.values())) if isinstance(names, Mapping) else names)
 
 
 def _column(table: pyarrow.Table, name: str) -> np.ndarray:

@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from envs.robots import RobotSpec
 
 
-def _values(faults: Sequence[Fault], kind: str, target: str | None = None) -> list[float]:
-    """Values of the active faults of a kind that concern `target` (None: any)."""
+def values_of(faults: Sequence[Fault], kind: str, target: str | None = None) -> list[float]:
+    """Return the values of the active faults of a kind that concern `target` (None: any)."""
     return [f.value for f in faults if f.kind == kind and target in (None, f.target) and f.value is not None]
 
 
 def _factors(faults: Sequence[Fault], kind: str, names: Sequence[str]) -> np.ndarray:
     """Product of the values per name, where "all" concerns every one."""
-    everything = np.prod(_values(faults, kind, "all"))
-    return np.array([everything * np.prod(_values(faults, kind, name)) for name in names])
+    everything = np.prod(values_of(faults, kind, "all"))
+    return np.array([everything * np.prod(values_of(faults, kind, name)) for name in names])
 
 
 class ActionEffects:
@@ -28,7 +28,7 @@ class ActionEffects:
 
     def __init__(self, spec: RobotSpec, faults: Sequence[Fault]) -> None:
         self._spec = spec.action
-        self._memory = int(sum(_values(faults, "action_delay")))
+        self._memory = int(sum(values_of(faults, "action_delay")))
         self.reset()
 
     def reset(self) -> None:
@@ -39,7 +39,7 @@ class ActionEffects:
         """Return what reaches the actuators, (S, H, A), in the dtype of the commands."""
         low_A, high_A = self._spec.low_A, self._spec.high_A
         commands_SHA = np.clip(actions_SHA, low_A, high_A)
-        delay = int(sum(_values(faults, "action_delay")))
+        delay = int(sum(values_of(faults, "action_delay")))
         if delay:
             past_SKA = np.broadcast_to(self._past_KA[-delay:], (len(commands_SHA), delay, self._spec.size))
             horizon = commands_SHA.shape[1]
@@ -60,7 +60,7 @@ class ActionEffects:
 
     @staticmethod
     def _limit(faults: Sequence[Fault], name: str) -> float:
-        limits = _values(faults, "actuator_limit", name) + _values(faults, "actuator_limit", "all")
+        limits = values_of(faults, "actuator_limit", name) + values_of(faults, "actuator_limit", "all")
         return min(limits, default=np.inf)
 
 
@@ -200,11 +200,11 @@ class ModelEffects:
         # robot what results for the pair.
         model = self._model
         if all(f.target == "all" for f in faults if f.kind == "friction"):
-            model.geom_friction *= np.prod(_values(faults, "friction"))
+            model.geom_friction *= np.prod(values_of(faults, "friction"))
             return
         names = [model.geom(i).name for i in range(model.ngeom)]
         floor_G = model.geom_bodyid == 0
-        floor_factor = np.prod([v for g in np.flatnonzero(floor_G) for v in _values(faults, "friction", names[g])])
+        floor_factor = np.prod([v for g in np.flatnonzero(floor_G) for v in values_of(faults, "friction", names[g])])
         factor_G = floor_factor * _factors(faults, "friction", names)
         pair = np.maximum(model.geom_friction, model.geom_friction[floor_G].max(0, initial=0.0))
         model.geom_friction[:] = factor_G[:, None] * pair

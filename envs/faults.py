@@ -17,6 +17,7 @@ import numpy as np
 
 from envs.fault_effects import ActionEffects, ModelEffects, SensorEffects
 from envs.robots import RobotSpec
+from envs.world_effects import WorldEffects
 
 _NUMBER = r"\d+(?:\.\d*)?(?:e[+-]?\d+)?"
 _FAULT = re.compile(rf"([^:@]+):([^:@]+):(-|-?{_NUMBER})@({_NUMBER})(?:-({_NUMBER}))?")
@@ -71,22 +72,24 @@ KINDS = {
     "obs_freeze": _Rule("sensor", valueless=True),
     "obs_drop": _Rule("sensor", high=1.0),
     "push": _Rule("body", low=-math.inf, takes_all=False),
-    "teleport": _Rule("object"),
-    "colour": _Rule("object"),
-    "occlude": _Rule("object"),
-    "gain": _Rule("object"),
-    "sticky": _Rule("object"),
+    "teleport": _Rule("object", takes_all=False),  # pixels, in a random direction
+    "colour": _Rule("object", high=1.0, takes_all=False),  # shift of the hue, 1 being the whole circle
+    "occlude": _Rule("object", high=1.0, takes_all=False),  # side of a patch over it, in sides of the picture
+    "gain": _Rule("object", low=-math.inf, takes_all=False),  # of the actions that move it
+    "sticky": _Rule("object", takes_all=False),  # friction of its shape
 }
 
 
-def _targets(rule: _Rule, spec: RobotSpec) -> tuple[str, ...]:
+def _targets(kind: str, spec: RobotSpec) -> tuple[str, ...]:
     """Legal targets by name; none where the robot lacks that part."""
+    rule = KINDS[kind]
     parts = {
         "actuator": spec.action.names,
         "joint": spec.joints,
         "body": spec.bodies,
         "geom": spec.geoms,
         "sensor": spec.state_names,
+        "object": tuple(name for name, kinds in spec.objects.items() if kind in kinds),
     }
     names = parts.get(rule.part, ())
     everything = ("all",) if rule.part == "robot" or (names and rule.takes_all) else ()
@@ -101,11 +104,11 @@ def _unknown(what: str, name: str, legal: Sequence[str], where: str) -> ValueErr
 
 def check_fault(fault: Fault, spec: RobotSpec) -> None:
     """Raise ValueError, in one line that lists what is legal, unless this robot can have this fault."""
-    kinds = [kind for kind, rule in KINDS.items() if _targets(rule, spec)]
+    kinds = [kind for kind in KINDS if _targets(kind, spec)]
     if fault.kind not in KINDS:
         raise _unknown("fault kind", fault.kind, kinds, str(fault))
     rule = KINDS[fault.kind]
-    targets = _targets(rule, spec)
+    targets = _targets(fault.kind, spec)
     if not targets:
         raise ValueError(
             f"fault kind {fault.kind!r} is not available for {spec.name}, which has no {rule.part} to break: "
@@ -170,6 +173,7 @@ class FaultWrapper(gymnasium.Wrapper):
         self._actions = ActionEffects(spec, self.faults)
         self._sensors = SensorEffects(spec, self.faults)
         self._body = ModelEffects(env.unwrapped) if spec.bodies else None
+        self._world = WorldEffects(env.unwrapped, self.faults) if spec.objects else None  # pyright: ignore
         self._update_body()
 
     @property
@@ -193,6 +197,8 @@ class FaultWrapper(gymnasium.Wrapper):
         state_O, info = self.env.reset(seed=seed, options=options)
         if self._body is not None:
             self._body.learn()
+        if self._world is not None:
+            self._world.begin(seed, self.active)
         self._update_body()
         self._actions.reset()
         self._sensors.reset(seed)
@@ -206,6 +212,8 @@ class FaultWrapper(gymnasium.Wrapper):
         state_O, reward, terminated, truncated, info = self.env.step(applied_A)
         self._steps += 1
         self._update_body()
+        if self._world is not None:
+            state_O, info = self._world.apply(self.active, state_O, info)
         state_O = self._sensors.read(state_O, self.active)
         return state_O, float(reward), terminated, truncated, {**info, "action_applied": applied_A.copy()}
 

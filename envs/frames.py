@@ -14,6 +14,9 @@ from envs.robots import ROBOTS, painter
 from envs.shapes import check
 from envs.video import camera_of, episode_frames, resized
 
+CACHE = ".frames"
+"""Folder beside the data sets in which their pictures are kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class FrameData:
@@ -65,9 +68,15 @@ def load_frames(
     A world of ours draws the pictures of recorded states again, exactly; of any other data set the first camera's video
     is read. `report` hears of episodes done. Raises ValueError, in one line, for a data set with neither.
     """
-    data = EpisodeData.concatenate([EpisodeData.load(folder) for folder in folders])
+    parts = [EpisodeData.load(folder) for folder in folders]
+    data = EpisodeData.concatenate(parts)
     drawn = _draws(data)
-    lengths = np.diff(data.episode_start) + drawn
+    if not drawn and len({part.layout.ends_filmed for part in parts}) > 1:
+        raise ValueError(
+            f"some of {', '.join(map(str, folders))} show where episodes end, and others do not: learn from one kind"
+        )
+    ends = drawn or data.layout.ends_filmed
+    lengths = np.diff(data.episode_start) + ends
     first_E = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     shape = (int(first_E[-1]), side, side, 3)
     stamp = zlib.crc32(data.state_NO.tobytes() + data.action_NA.tobytes() + repr((shape, drawn)).encode())
@@ -85,8 +94,8 @@ def load_frames(
     states, actions = [], []
     for episode in range(data.episodes):
         state_TO, action_TA = data.states_and_actions(episode)
-        rest_TA = np.zeros((int(drawn), action_TA.shape[1]), np.float32)
-        states.append(state_TO if drawn else state_TO[:-1])
+        rest_TA = np.zeros((int(ends), action_TA.shape[1]), np.float32)
+        states.append(state_TO if ends else state_TO[:-1])
         actions.append(np.concatenate([action_TA, rest_TA]))
     return FrameData(np.load(path, mmap_mode="r"), np.concatenate(states), np.concatenate(actions), first_E)
 

@@ -107,6 +107,17 @@ def grow(demos: Sequence[Demo], cfg: GrowConfig, index: int) -> Episode:
     return run_episode(env, act, int(rng.integers(2**31)), cfg.steps, {"index": index, "first": first}, options)
 
 
+def replay(demos: Sequence[Demo], index: int) -> Episode:
+    """Return demonstration `index` as it was: the same targets from the same start."""
+    demo = demos[index]
+
+    def act(state_O: np.ndarray, step: int) -> np.ndarray:
+        return np.clip((demo.target_T2[step] - state_O[:2]) / REACH, -1.0, 1.0)
+
+    options: dict[str, Any] = {"start": np.clip(demo.pose_T5[0], *_LEGAL), "goal": _ELSEWHERE}
+    return run_episode(make_env("pusht"), act, index, len(demo.target_T2), {"index": index}, options)
+
+
 _LEGAL = np.array([0.0, 0, 0, 0, -10.0]), np.array([WORLD] * 4 + [10.0])
 _ELSEWHERE = np.zeros(5)
 """A goal in the wall, which no episode meets: they have none."""

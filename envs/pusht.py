@@ -20,6 +20,7 @@ with warnings.catch_warnings():
 
 from envs.robots import RobotSpec
 from envs.shapes import check
+from envs.world_effects import hued, patched
 
 WORLD, REACH = 512.0, 100.0
 NEAR_PX, NEAR_RAD = 20.0, np.pi / 9
@@ -51,6 +52,9 @@ class PushT(PushTEnv):
         from gymnasium.spaces import Box
 
         self.goal_5 = np.zeros(5)
+        self.hues: dict[str, float] = {}
+        self.patches: list[tuple[np.ndarray, float]] = []
+        self.gain, self.friction = 1.0, 0.0
         self.action_space = Box(spec.action.low_A, spec.action.high_A, dtype=np.float32)
         self.observation_space = Box(-np.inf, np.inf, (10,), np.float64)
 
@@ -66,7 +70,7 @@ class PushT(PushTEnv):
                 raise ValueError(f"{name} {pose_5.tolist()} is no pose: x, y, x, y in 0 .. {WORLD:g} px, and an angle")
         self.goal_5 = np.append(goal_5[:4], turned(goal_5[4]))
         self.put(start_5)
-        return self.state_O, self._outcome()
+        return self.state_O, self.outcome()
 
     def put(self, pose_5: np.ndarray) -> None:
         """Place pusher and block, both at rest."""
@@ -91,14 +95,47 @@ class PushT(PushTEnv):
         self, action: np.ndarray
     ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Let the pusher go towards where it is plus `action` times 100 px, for 0.1 s."""
-        by_2 = REACH * np.clip(np.asarray(action, float), -1.0, 1.0)
+        by_2 = self.gain * REACH * np.clip(np.asarray(action, float), -1.0, 1.0)
+        for shape, friction in (
+            (s, f) for body, f in ((self.agent, 1.0), (self.block, self.friction)) for s in body.shapes
+        ):
+            shape.friction = friction  # that of a contact is the product of both
         super().step(np.asarray(self.agent.position) + by_2)
-        info = self._outcome()
+        info = self.outcome()
         return self.state_O, -info["distance"], info["is_success"], False, info
 
     def render(self) -> np.ndarray:
         """Return what a camera above sees, (SIDE, SIDE, 3) uint8, without a mark where the pusher is sent."""
-        return np.asarray(self._render())
+        named = {"pusher": self.agent, "block": self.block}
+        before = {shape: shape.color for name in self.hues for shape in named[name].shapes}
+        for name, shift in self.hues.items():
+            for shape in named[name].shapes:
+                shape.color = (*hued(tuple(before[shape]), shift).round().astype(int).tolist(), 255)
+        shown = np.asarray(self._render())
+        for shape, colour in before.items():
+            shape.color = colour
+        return patched(shown, self.patches)
+
+    def place(self, name: str) -> np.ndarray:
+        """Return where pusher or block is, (2,), in sides of the picture."""
+        return np.array(self.agent.position if name == "pusher" else self.block.position) / WORLD
+
+    def jump(self, name: str, by_2: np.ndarray) -> bool:
+        """Put pusher or block elsewhere, by so many pixels, if it stays inside and touches nothing there."""
+        body = self.agent if name == "pusher" else self.block
+        before = body.position
+        body.position = tuple(np.asarray(before) + by_2)
+        self.space.reindex_shapes_for_body(body)
+        touched = [hit.shape for shape in body.shapes for hit in self.space.shape_query(shape)]
+        if self._is_inside(body) and all(shape is not None and shape.body is body for shape in touched):
+            return True
+        body.position = before
+        self.space.reindex_shapes_for_body(body)
+        return False
+
+    def _is_inside(self, body: Any) -> bool:
+        boxes = [shape.bb for shape in body.shapes]
+        return all(b.left > 5 and b.bottom > 5 and b.right < 506 and b.top < 506 for b in boxes)
 
     def picture(self, state_O: np.ndarray) -> np.ndarray:
         """Return what it would see in another state; the world stays as it is."""
@@ -116,7 +153,8 @@ class PushT(PushTEnv):
     def _get_coverage(self) -> float:
         return 0.0  # of the benchmark's own goal: not ours, and half of what a step costs
 
-    def _outcome(self) -> dict[str, Any]:
+    def outcome(self) -> dict[str, Any]:
+        """Return what is missing, in units of what success allows, and whether that is near enough."""
         pose_5 = self.pose_5
         distance = np.linalg.norm(pose_5[:4] - self.goal_5[:4]) / NEAR_PX
         turn = abs(turned(pose_5[4] - self.goal_5[4])) / NEAR_RAD

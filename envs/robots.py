@@ -53,6 +53,9 @@ class RobotSpec:
     geoms: tuple[str, ...] = ()
     max_episode_steps: int = 1000
     drawn: bool = False  # whether its world can draw any state: `picture(state_O)`
+    objects: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # what is to be seen, and which faults it can have
 
     @property
     def state_size(self) -> int:
@@ -212,7 +215,12 @@ _PUSH = _arm(
 )
 
 
-def _world(name: str, unit: str, points: Mapping[str, tuple[str, float]]) -> RobotSpec:
+_SEEN = ("teleport", "colour", "occlude")
+
+
+def _world(
+    name: str, unit: str, points: Mapping[str, tuple[str, float]], objects: Mapping[str, tuple[str, ...]]
+) -> RobotSpec:
     """A world that is seen from above, moved in by two axes: state = where things are, then where they should be."""
     names = (*points, *(f"goal_{point}" for point in points))
     return RobotSpec(
@@ -228,10 +236,11 @@ def _world(name: str, unit: str, points: Mapping[str, tuple[str, float]]) -> Rob
         reward_linear={},
         max_episode_steps=200,
         drawn=True,
+        objects=objects,
     )
 
 
-_ROOMS = _world("tworoom", "5 px", {"x": ("px", 60.0), "y": ("px", 60.0)})
+_ROOMS = _world("tworoom", "5 px", {"x": ("px", 60.0), "y": ("px", 60.0)}, {"disc": (*_SEEN, "gain")})
 _TEE = _world(
     "pusht",
     "100 px",
@@ -242,6 +251,7 @@ _TEE = _world(
         "block_y": ("px", 60.0),
         "block_angle": ("rad", 1.5),
     },
+    {"pusher": (*_SEEN, "gain"), "block": (*_SEEN, "sticky")},
 )
 
 _ALL = (_WALKER, _HOPPER, _CHEETAH, _DOUBLE_INTEGRATOR, _REACH, _PUSH, _ROOMS, _TEE)

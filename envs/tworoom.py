@@ -14,6 +14,7 @@ import numpy as np
 from envs.collect import run_episode
 from envs.robots import RobotSpec, make_env
 from envs.shapes import check
+from envs.world_effects import hued, patched
 
 if TYPE_CHECKING:
     from envs.episodes import Episode
@@ -74,6 +75,9 @@ class TwoRoom(gymnasium.Env):
         self.action_space = gymnasium.spaces.Box(spec.action.low_A, spec.action.high_A, dtype=np.float32)
         self.observation_space = gymnasium.spaces.Box(0.0, CANVAS, (4,), np.float64)
         self.state_O = np.zeros(4)
+        self.hues: dict[str, float] = {}
+        self.patches: list[tuple[np.ndarray, float]] = []
+        self.gain, self.friction = 1.0, 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start anywhere, with a goal anywhere."""
@@ -86,18 +90,30 @@ class TwoRoom(gymnasium.Env):
             if not is_free(place_2):
                 raise ValueError(f"{name} {place_2.tolist()} is in a wall, or outside of {CANVAS:g} x {CANVAS:g} px")
         self.state_O = np.concatenate([at_2, goal_2])
-        return self.state_O.copy(), self._info()
+        return self.state_O.copy(), self.outcome()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move by `action`, each axis in [-1, 1], times 5 px."""
-        by_2 = SPEED * np.clip(np.asarray(action, float), -1.0, 1.0)
+        by_2 = self.gain * SPEED * np.clip(np.asarray(action, float), -1.0, 1.0)
         self.state_O[:2] = moved(self.state_O[:2], by_2)
-        info = self._info()
+        info = self.outcome()
         return self.state_O.copy(), -info["distance"] / SUCCESS, info["is_success"], False, info
 
     def render(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return what a camera above sees, (SIDE, SIDE, 3) uint8: the goal is not to be seen."""
-        return picture(self.state_O[:2])
+        disc = hued(_DISC, self.hues["disc"]) if self.hues else _DISC
+        return patched(picture(self.state_O[:2], disc=disc), self.patches)
+
+    def place(self, name: str) -> np.ndarray:
+        """Return where the disc is, (2,), in sides of the picture."""
+        return self.state_O[:2] / CANVAS
+
+    def jump(self, name: str, by_2: np.ndarray) -> bool:
+        """Put the disc elsewhere, by so many pixels, if it is free to be there."""
+        if not is_free(self.state_O[:2] + by_2):
+            return False
+        self.state_O[:2] += by_2
+        return True
 
     def picture(self, state_O: np.ndarray) -> np.ndarray:
         """Return what it would see in another state."""
@@ -109,7 +125,8 @@ class TwoRoom(gymnasium.Env):
             if is_free(at_2):
                 return at_2
 
-    def _info(self) -> dict[str, Any]:
+    def outcome(self) -> dict[str, Any]:
+        """Return how far the goal is [px], and whether that is near enough."""
         distance = float(np.hypot(*(self.state_O[:2] - self.state_O[2:])))
         return {"distance": distance, "is_success": distance < SUCCESS}
 

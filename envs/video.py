@@ -48,11 +48,17 @@ def resized(picture_HWC: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
 
 
-def camera_of(folder: Path) -> str:
-    """Return the first camera of a LeRobotDataset v3, as the data set names it. Raises ValueError where it has none."""
+def cameras(folder: Path) -> list[str]:
+    """Return the cameras of a LeRobotDataset v3 that were filmed, as the data set names them."""
     info = json.loads((folder / "meta/info.json").read_text())
-    keys = sorted(key for key, feature in info["features"].items() if feature["dtype"] == "video")
+    return sorted(key for key, feature in info["features"].items() if feature["dtype"] == "video")
+
+
+def camera_of(folder: Path) -> str:
+    """Return the first camera. Raises ValueError where there is none."""
+    keys = cameras(folder)
     if not keys:
+        info = json.loads((folder / "meta/info.json").read_text())
         raise ValueError(f"{folder} has no video: its columns are {', '.join(sorted(info['features']))}")
     return keys[0]
 

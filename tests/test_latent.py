@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from agents.latent import LatentAgent, LatentConfig, LatentDynamics, build_latent, toward
+from agents.latent import LatentAgent, LatentConfig, build_latent
+from agents.latent_search import LatentDynamics, toward
 from agents.types import GoalChange
 from envs.robots import ROBOTS, make_env
 from envs.types import Belief, Observation
@@ -24,7 +25,7 @@ BLOCK = 5
 TINY = JepaConfig(
     image=32, encoder=ConvConfig((8, 16), 24), latent=8, hidden=32, layers=2, heads=2, head=4, mlp=16, block=BLOCK
 )
-QUICK = LatentConfig(method=Cem(elites=6, iterations=3, trust=float("inf")), samples=32, horizon=3)
+QUICK = LatentConfig(method=Cem(elites=6, iterations=3, trust=float("inf")), samples=32, horizon=3, context=3)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ TINY = JepaConfig(
 )
 CFG = replace(
     LATENT_MODELS["lewm-tworoom-small"],
+    **dict.fromkeys(("temporal", "inverse", "decoder", "ensemble")),
     jepa=replace(
         LATENT_MODELS["lewm-tworoom-small"].jepa,
         jepa=TINY,

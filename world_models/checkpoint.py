@@ -14,20 +14,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from world_models.decoder import Decoder, DecoderConfig
 from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig
 from world_models.dynamics import DiffusionDynamics
+from world_models.inverse import InverseConfig, InverseDynamics
 from world_models.jepa import Jepa, JepaConfig
+from world_models.latent_ensemble import LatentEnsemble, LatentEnsembleConfig
 from world_models.normaliser import Normaliser
 from world_models.policy import Policy, PolicyConfig
 from world_models.proposal import DiffusionProposal
 from world_models.step import StepConfig, StepModel
+from world_models.temporal import TemporalConfig, TemporalDistance
 from world_models.trim import Trim
 from world_models.value import ValueConfig, ValueEnsemble
 
 FORMAT = 1
 PARTS = ("proposal", "dynamics", "step", "value", "policy")
-LATENT_PARTS = ("jepa",)
+LATENT_PARTS = ("jepa", "temporal", "inverse", "decoder", "ensemble")
 """Of a model that plans from pictures."""
 OPTIONAL = ("dynamics",)
 """A model without it is searched with its one-step part alone."""
@@ -112,6 +116,16 @@ def build_part(card: Mapping[str, Any]) -> nn.Module:
     if part == "jepa":
         sizes = JepaConfig.from_card(card["jepa"])
         return Jepa(sizes, blank((sizes.action,)))
+    if part == "temporal":
+        return TemporalDistance(TemporalConfig(**card["head"]), JepaConfig.from_card(card["jepa"]).latent)
+    if part == "inverse":
+        of = JepaConfig.from_card(card["jepa"])
+        return InverseDynamics(InverseConfig(**card["head"]), of.latent, blank((of.action,)), of.block)
+    if part == "ensemble":
+        return LatentEnsemble(LatentEnsembleConfig(**card["head"]), JepaConfig.from_card(card["jepa"]))
+    if part == "decoder":
+        of = JepaConfig.from_card(card["jepa"])
+        return Decoder(DecoderConfig(tuple(card["head"]["stages"])), of.latent, of.image)
     size = Sizes(**card["sizes"])
     state, action = blank((size.state,)), blank((size.action,))
     if part == "value":

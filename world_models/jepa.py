@@ -10,6 +10,7 @@ of a block are one condition. The predictor is a causal transformer over the las
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,12 @@ from world_models.normaliser import Normaliser
 from world_models.sigreg import sigreg
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 MEAN_RGB, STD_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, as the reference."""
+EPS = 1e-6
+"""Of the layer norms that are modulated."""
 
 
 @dataclass(frozen=True)
@@ -159,26 +162,37 @@ class Layer(nn.Module):
             nn.Dropout(cfg.dropout),
         )
 
-    def forward(self, x_NTD: Tensor, changes: tuple[Tensor, ...], past: list[Tensor] | None = None) -> Tensor:
-        """Return (N, T, D) for `changes` = `modulate`'s six parts. With `past`, a list of earlier keys and values, x follows them."""
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = changes
+    def forward(
+        self, x_NTD: Tensor, changes: tuple[Tensor, ...], past: list[Tensor] | None = None, last: bool = False
+    ) -> Tensor:
+        """Return (N, T, D) for `changes` = `modulate`'s six parts. With `past`, a list of earlier keys and values, x follows them.
+
+        `last`: of the last token alone, (N, 1, D).
+        """
+        shift_1, scale_1, *changes_2 = changes
         size = (x_NTD.shape[-1],)
-        y_NTD = self.norm_1(F.layer_norm(x_NTD, size) * (1 + scale_1) + shift_1)
-        x_NTD = x_NTD + gate_1 * self.attend(y_NTD, past)
-        y_NTD = self.norm_2(F.layer_norm(x_NTD, size) * (1 + scale_2) + shift_2)
+        y_NTD = self.norm_1(F.layer_norm(x_NTD, size, eps=EPS) * (1 + scale_1) + shift_1)
+        if last:
+            x_NTD, changes_2 = x_NTD[:, -1:], [change[:, -1:] for change in changes_2]
+        gate_1, shift_2, scale_2, gate_2 = changes_2
+        x_NTD = x_NTD + gate_1 * self.attend(y_NTD, past, last)
+        y_NTD = self.norm_2(F.layer_norm(x_NTD, size, eps=EPS) * (1 + scale_2) + shift_2)
         return x_NTD + gate_2 * self.mlp(y_NTD)
 
-    def attend(self, y_NTD: Tensor, past: list[Tensor] | None) -> Tensor:
-        """Return what each token reads from itself and those before it; keys and values are added to `past`."""
+    def attend(self, y_NTD: Tensor, past: list[Tensor] | None, last: bool) -> Tensor:
+        """Return what each token, or the last, reads from itself and those before it; keys and values are added to `past`."""
         n, t, _ = y_NTD.shape
-        q, k, v = self.qkv(y_NTD).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        asking = 1 if last else t
+        of_q, of_kv = self.qkv.weight.tensor_split([len(self.qkv.weight) // 3])
+        q = F.linear(y_NTD[:, t - asking :], of_q).view(n, asking, self.heads, -1).transpose(1, 2)
+        k, v = F.linear(y_NTD, of_kv).view(n, t, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         if past is not None:
             if past:
                 k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
             past[:] = k, v
         drop = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, is_causal=t > 1 and k.shape[2] == t)
-        return self.out(y.transpose(1, 2).reshape(n, t, -1))
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, is_causal=asking > 1 and k.shape[2] == t)
+        return self.out(y.transpose(1, 2).reshape(n, asking, -1))
 
 
 class Predictor(nn.Module):
@@ -199,12 +213,21 @@ class Predictor(nn.Module):
         return [layer.modulate(F.silu(embedded_NTD)) for layer in self.layers]  # pyright: ignore
 
     def forward(
-        self, z_NTD: Tensor, changes: list[Tensor], past: list[list[Tensor]] | None = None, first: int = 0
+        self,
+        z_NTD: Tensor,
+        changes: list[Tensor],
+        past: list[list[Tensor]] | None = None,
+        first: int = 0,
+        last: bool = False,
     ) -> Tensor:
-        """Return (N, T, D) for latents at positions `first` on; with `past`, one list per layer, they follow what is there."""
+        """Return (N, T, D) for latents at positions `first` on; with `past`, one list per layer, they follow what is there.
+
+        `last`: what comes after the last of them alone, (N, 1, D).
+        """
         x_NTD = z_NTD + self.position[:, first : first + z_NTD.shape[1]]
         for index, layer in enumerate(self.layers):
-            x_NTD = layer(x_NTD, changes[index].chunk(6, -1), None if past is None else past[index])
+            kept = None if past is None else past[index]
+            x_NTD = layer(x_NTD, changes[index].chunk(6, -1), kept, last and index == len(self.layers) - 1)
         return self.norm(x_NTD)
 
 
@@ -232,7 +255,13 @@ class Jepa(nn.Module):
     def condition(self, actions_NTA: Tensor) -> list[Tensor]:
         """Return how blocks of actions (N, T, block * action), in the robot's units, change each layer."""
         n, t, _ = actions_NTA.shape
-        return self.predictor.condition(self.action(actions_NTA.view(n, t, self.cfg.block, -1)).view(n, t, -1))
+        unit_NTA = self.action(actions_NTA.view(n, t, self.cfg.block, -1)).view(n, t, -1)
+        return self.predictor.condition(unit_NTA.to(self.dtype))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the dynamics; the encoder's may be another."""
+        return self.predictor.position.dtype
 
     def predict(self, z_NTD: Tensor, actions_NTA: Tensor) -> Tensor:
         """Return the latent after each of T <= history latents and the blocks that leave them, (N, T, D)."""
@@ -250,16 +279,26 @@ class Jepa(nn.Module):
         history, known = self.cfg.history, z_NTD.shape[1]
         check("past_NPA", past_NPA, "N P A", P=known - 1)
         changes = self.condition(torch.cat([past_NPA, actions_NHA], 1))
+        z_NTD = z_NTD.to(self.dtype)
         past: list[list[Tensor]] = [[] for _ in self.predictor.layers]
         new_NTD, first = z_NTD, 0
         for end in range(known, known + actions_NHA.shape[1]):
             if end > history:
                 past, new_NTD, first = [[] for _ in past], z_NTD[:, end - history :], end - history
             window = [c[:, first:end] for c in changes]
-            out_NTD = self.predictor(new_NTD, window, past, 0 if end > history else first)
-            new_NTD = self._project(out_NTD[:, -1:])
+            out_N1D = self.predictor(new_NTD, window, past, 0 if end > history else first, last=True)
+            new_NTD = self._project(out_N1D)
             z_NTD, first = torch.cat([z_NTD, new_NTD], 1), end
-        return z_NTD[:, known:]
+        return z_NTD[:, known:].float()
+
+
+def quick(model: Jepa) -> Jepa:
+    """Return the model with dynamics in bf16, for searches; the encoder is shared with the given one, which stays as it is."""
+    made = copy.copy(model)
+    made._modules = dict(model._modules)
+    made.predictor = copy.deepcopy(model.predictor).bfloat16()
+    made.pred_projector = copy.deepcopy(model.pred_projector).bfloat16()
+    return made
 
 
 def losses(model: Jepa, frames_BTHWC: Tensor, actions_BTA: Tensor, directions_DM: Tensor) -> tuple[Tensor, Tensor]:
@@ -275,9 +314,21 @@ def batch_norms(model: nn.Module) -> list[nn.BatchNorm1d]:
     return [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)]
 
 
-@torch.no_grad()
 def settle(model: Jepa, batches: list[tuple[Tensor, Tensor]]) -> None:
-    """Set the statistics of every batch norm to those of the data, in place: the mean over batches (frames, actions).
+    """Set the statistics of every batch norm to those of the data, in place: the mean over batches (frames, actions)."""
+
+    def run() -> None:
+        for frames_BTHWC, actions_BTA in batches:
+            batch, frames = frames_BTHWC.shape[:2]
+            z_BTD = model.encode(frames_BTHWC.flatten(0, 1)).view(batch, frames, -1)
+            model.predict(z_BTD[:, :-1], actions_BTA[:, : frames - 1])
+
+    settle_norms(model, run)
+
+
+@torch.no_grad()
+def settle_norms(model: nn.Module, run: Callable[[], object]) -> None:
+    """Set the statistics of every batch norm to the mean over what `run` passes through the model, in place.
 
     The running ones lag behind the weights, which can raise the error in evaluation a hundredfold. Dropout is off meanwhile.
     """
@@ -287,10 +338,7 @@ def settle(model: Jepa, batches: list[tuple[Tensor, Tensor]]) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean
         norm.train()
-    for frames_BTHWC, actions_BTA in batches:
-        batch, frames = frames_BTHWC.shape[:2]
-        z_BTD = model.encode(frames_BTHWC.flatten(0, 1)).view(batch, frames, -1)
-        model.predict(z_BTD[:, :-1], actions_BTA[:, : frames - 1])
+    run()
     for norm in norms:
         norm.momentum = 0.1
     model.eval()

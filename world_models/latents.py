@@ -12,18 +12,25 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from envs.frames import FrameData, load_frames
+from envs.frames import CACHE, FrameData, load_frames
 from world_models.fit import Task, present
 from world_models.jepa import Jepa, JepaConfig, batch_norms, losses, settle
+from world_models.latent_heads import (
+    DecoderPart,
+    EnsemblePart,
+    InversePart,
+    TemporalPart,
+    decoder_task,
+    ensemble_task,
+    inverse_task,
+    temporal_task,
+)
 from world_models.normaliser import Normaliser
 from world_models.sigreg import directions
 from world_models.training import TrainConfig
 
 if TYPE_CHECKING:
     from world_models.training import Loss
-
-CACHE = ".frames"
-"""Folder beside the data sets in which their pictures are kept."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,14 @@ class LatentModelConfig:
 
     robot: str
     jepa: JepaPart
+    temporal: TemporalPart | None = None
+    """How far a latent is from a goal; None: their squared distance must do."""
+    inverse: InversePart | None = None
+    """What leads to a goal; None: plans are searched for from rest."""
+    decoder: DecoderPart | None = None
+    """What a latent looks like, for people; None: they see none."""
+    ensemble: EnsemblePart | None = None
+    """Where the model does not know; None: it is believed everywhere."""
 
 
 Draw = Callable[[Generator], tuple[Tensor, Tensor]]
@@ -128,3 +143,5 @@ def measure(model: Jepa, batches: list[tuple[Tensor, Tensor]], count: int) -> di
 
 
 LATENT_TASKS = {"jepa": jepa_task}
+HEAD_TASKS = {"temporal": temporal_task, "inverse": inverse_task, "decoder": decoder_task, "ensemble": ensemble_task}
+"""Of parts that learn from the latents of a model that is trained already."""

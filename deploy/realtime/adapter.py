@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy.mind import JobStarted, Tell
+from deploy.realtime.latent_jobs import TRACKS, do_latent_job, read_latent_candidates, write_latent_job
 from deploy.records import JobRecord, JobTiming
 from deploy.telemetry import write_atomic
 
@@ -114,7 +115,8 @@ def adapt(cfg: RunConfig, asked: Connection) -> None:
             folder = asked.recv_bytes().decode()
         except EOFError:
             return
-        do_job(cfg, Path(folder))
+        do = do_latent_job if (Path(folder) / TRACKS).exists() else do_job
+        do(cfg, Path(folder))
 
 
 class AdapterJobs:
@@ -131,12 +133,14 @@ class AdapterJobs:
 
     def start(self, job: Callable[[], Any], step: int, /) -> None:
         """Hand a job over."""
-        from agents.adaptive import Job
+        from agents.latent_adaptation import LatentJob
 
-        assert isinstance(job, Job)
         self._count += 1
         folder = self._folder / f"adaptation-{self._count}"
-        write_job(folder, job)
+        if isinstance(job, LatentJob):
+            write_latent_job(folder, job)
+        else:
+            write_job(folder, job)  # pyright: ignore
         self._asked.send_bytes(str(folder).encode())
         self._under_way, self._began_s = str(folder), (step * self._dt_s, time.monotonic())
         self._tell(JobStarted(step * self._dt_s))
@@ -146,7 +150,8 @@ class AdapterJobs:
         if not self._under_way or not (Path(self._under_way) / "done.json").exists():
             return None
         began_s, wall_s = self._began_s
-        result, self._under_way = read_candidates(Path(self._under_way)), ""
+        folder, self._under_way = Path(self._under_way), ""
+        result = (read_latent_candidates if (folder / TRACKS).exists() else read_candidates)(folder)
         self._tell(JobRecord(began_s, step * self._dt_s))
         self._tell(JobTiming(began_s, time.monotonic() - wall_s))
         return result

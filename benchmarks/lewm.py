@@ -1,0 +1,202 @@
+"""Planning from pictures to pictures: how often the goal is reached, by what plans, and by what does not plan.
+
+Starts and goals are states of recorded episodes that no model has learned from, so many steps apart; pairs that are met at the start
+are left out. Needs the data sets (`surefoot collect`, README) and the checkpoint; cloning is trained when it is first needed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents.latent import LatentConfig
+from benchmarks.common import PLAN_LATENCY_S, Options, Result, Table, command, rate_interval
+from benchmarks.goal_cloning import GoalCloning, trained
+from benchmarks.units import done
+from configs.models import LATENT_MODELS
+from configs.presets import PRESETS
+from deploy.config import RunConfig
+from deploy.evaluate import run_episode
+from deploy.machine import ROOT
+from deploy.watch import made_with
+from envs.pairs import GoalsFrom, Pairs, read_pairs
+from envs.robots import make_env, painter, robot_spec, wanted
+from envs.video import resized
+from planners.ssr import Ssr
+
+WORK = ROOT / "runs" / "lewm"
+FIRST = 8_000_000
+"""Number of the first episode."""
+EACH = 25
+"""Episodes in one unit of work."""
+WORLDS: dict[str, tuple[str, tuple[tuple[int, int], ...]]] = {
+    "lewm-tworoom-small": ("tworoom-heldout", ((25, 50), (50, 100), (100, 150))),
+    "lewm-pusht-small": ("pusht-heldout", ((25, 50), (50, 100))),
+}
+"""Of each preset the data set that starts and goals are from, and how far these are apart, with the steps that may be taken."""
+RANDOM, CLONING = "random actions", "goal-conditioned cloning"
+_CHOICE = LatentConfig()
+PLANNERS: dict[str, LatentConfig] = {
+    "squared latent distance": _CHOICE,
+    "time between latents": replace(_CHOICE, distance="temporal"),
+    "inverse dynamics, no search": replace(_CHOICE, amortised=True, method=Ssr(), samples=1),
+    "inverse dynamics, then search": replace(_CHOICE, amortised=True, distance="temporal"),
+}
+
+
+@dataclass(frozen=True)
+class LewmOptions(Options):
+    """What this benchmark can be told."""
+
+    worlds: tuple[str, ...] = tuple(WORLDS)
+    """Presets whose checkpoint and held-out data are there."""
+    episodes: int = 200
+    data: Path = Path("data")
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Some episodes of an arm."""
+
+    preset: str
+    arm: str
+    offset: int
+    budget: int
+    first: int
+    data: Path
+
+    @property
+    def config(self) -> RunConfig:
+        """The run of a planner."""
+        base = PRESETS[self.preset][1]
+        agent = replace(PLANNERS.get(self.arm, _CHOICE), checkpoint=base.agent.checkpoint)  # pyright: ignore
+        goals = self.data / WORLDS[self.preset][0]
+        own = {"episode_steps": self.budget, "offset": self.offset, "goals_from": goals, "max_episodes": 1}
+        return replace(base, agent=agent, plan_latency_s=PLAN_LATENCY_S, max_s=1e6, pictures="none", **own)
+
+    @property
+    def key(self) -> str:
+        """Under which the result is kept."""
+        mark = made_with(self.config)
+        return f"lewm/{self.preset}-{self.arm}-{self.offset}-{self.budget}-{self.first}-{mark:08x}"
+
+
+@cache
+def pairs(folder: Path, robot: str, offset: int) -> Pairs:
+    """Return starts and goals."""
+    return read_pairs(folder, robot_spec(robot), offset)
+
+
+@cache
+def cloning(preset: str, data: Path) -> GoalCloning:
+    """Return the baseline."""
+    part = LATENT_MODELS[preset].inverse
+    assert part is not None
+    return trained(LATENT_MODELS[preset], data, WORK / preset, part.longest)
+
+
+def work(trial: Trial) -> list[dict[str, Any]]:
+    """Return for each episode whether the goal was reached, and after how many steps."""
+    numbers = range(FIRST + trial.first, FIRST + trial.first + EACH)
+    if trial.arm in PLANNERS:
+        found = [run_episode(trial.config, number) for number in numbers]
+        return [{"success": r.success, "steps": r.steps, "plan_ms": float(np.median(r.plan_ms))} for r in found]
+    return [unplanned(trial, number) for number in numbers]
+
+
+def unplanned(trial: Trial, number: int) -> dict[str, Any]:
+    """Return the same of an arm that makes no plans."""
+    cfg = trial.config
+    assert cfg.goals_from is not None
+    env = GoalsFrom(make_env(cfg.robot, render_mode="rgb_array"), pairs(cfg.goals_from, cfg.robot, cfg.offset))
+    rng = np.random.default_rng(number)
+    act = partial(guess, rng) if trial.arm == RANDOM else imitator(trial)
+    state_O, info = env.reset(seed=int(rng.integers(2**31)))
+    due: list[np.ndarray] = []
+    for step in range(trial.budget):
+        due = due or list(act(env.render(), state_O))  # pyright: ignore
+        state_O, _, ended, _, info = env.step(due.pop(0))
+        if ended:
+            return {"success": bool(info["is_success"]), "steps": step + 1}
+    return {"success": False, "steps": trial.budget}
+
+
+def guess(rng: np.random.Generator, seen_HWC: np.ndarray, state_O: np.ndarray) -> np.ndarray:
+    """Return one action, anywhere within the bounds."""
+    return rng.uniform(-1.0, 1.0, (1, 2)).astype(np.float32)
+
+
+def imitator(trial: Trial) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return what cloning does: a block of actions for a picture and the state that names the goal."""
+    model, spec = cloning(trial.preset, trial.data), robot_spec(trial.config.robot)
+    draw, side = painter(spec.name), LATENT_MODELS[trial.preset].jepa.jepa.image
+
+    def act(seen_HWC: np.ndarray, state_O: np.ndarray) -> np.ndarray:
+        both = [np.ascontiguousarray(resized(p, side)) for p in (seen_HWC, draw(wanted(spec, state_O)))]
+        with torch.inference_mode():
+            return model(*(torch.from_numpy(picture)[None] for picture in both))[0].clamp(-1, 1).numpy()
+
+    return act
+
+
+def row(preset: str, offset: int, budget: int, arm: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return one line of the table."""
+    reached = [f for f in found if f["success"]]
+    return {
+        "world": preset,
+        "offset": offset,
+        "budget": budget,
+        "arm": arm,
+        "success": rate_interval(len(reached), len(found)),
+        "steps to the goal": float(np.mean([f["steps"] for f in reached])) if reached else None,
+        "ms per plan": float(np.median([f["plan_ms"] for f in found])) if "plan_ms" in found[0] else None,
+        "n": len(found),
+    }
+
+
+def measure(options: LewmOptions) -> Result:
+    """Return the table of success."""
+    episodes = EACH if options.quick else options.episodes
+    cases = [
+        (preset, offset, budget, arm)
+        for preset in options.worlds
+        for offset, budget in (WORLDS[preset][1][:1] if options.quick else WORLDS[preset][1])
+        for arm in (RANDOM, *(() if options.quick else (CLONING,)), *PLANNERS)
+    ]
+    trials = {
+        case: [Trial(preset, arm, offset, budget, first, options.data) for first in range(0, episodes, EACH)]
+        for case in cases
+        for preset, offset, budget, arm in [case]
+    }
+    if any(arm == CLONING for *_, arm in cases):
+        for preset in options.worlds:
+            cloning(preset, options.data)
+    flat = [trial for some in trials.values() for trial in some]
+    found = dict(zip(flat, done(flat, work, options.workers, "sets of episodes"), strict=True))
+    rows = [row(*case, [f for trial in some for f in found[trial]]) for case, some in trials.items()]
+    best = {
+        f"{preset}, goals {offset} steps ahead": max(
+            (r["success"] for r in rows if r["world"] == preset and r["offset"] == offset), key=lambda rate: rate.mean
+        )
+        for preset, offset, _, _ in cases
+    }
+    columns = tuple(rows[0])
+    table = Table("success within the budget [control steps]", columns, tuple(tuple(r.values()) for r in rows))
+    claim = "A latent world model that learned from pictures alone reaches goals that are given as pictures."
+    seeds = tuple(range(FIRST, FIRST + episodes))
+    return Result("lewm", claim, best, (table,), seeds, sum(r["n"] for r in rows), results={"success": rows})
+
+
+main = command(LewmOptions, __doc__, measure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
