@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from envs.frames import CACHE, FrameData, load_frames
+from envs.frames import FrameData
 from world_models.checkpoint import load_weights, save_tensors
-from world_models.fit import present
 from world_models.jepa import MEAN_RGB, STD_RGB, ConvConfig, ConvNet
+from world_models.latent_heads import frames_of
 from world_models.latents import LatentModelConfig
 from world_models.normaliser import Normaliser
 from world_models.temporal import mlp
@@ -51,7 +51,7 @@ class GoalCloning(nn.Module):
 def trained(cfg: LatentModelConfig, data: Path, work: Path, longest: int) -> GoalCloning:
     """Return the baseline on the world model's data, for goals up to so many steps ahead; trained once, and kept in `work`."""
     part, path = cfg.jepa, work / "cloning.safetensors"
-    frames = load_frames(present(part.data, data), part.jepa.image, data / CACHE)
+    frames = frames_of(part.data, data, part.jepa.image)
     known, unseen = frames.split(part.train.heldout_share, part.train.seed)
     torch.manual_seed(part.train.seed)
     model = GoalCloning(cfg, Normaliser.fit(torch.from_numpy(frames.action_NA)))

@@ -22,13 +22,12 @@ from benchmarks.lewm import WORLDS
 from configs.models import LATENT_MODELS
 from configs.presets import PRESETS
 from deploy.machine import ROOT
-from envs.frames import CACHE, FrameData, load_frames
+from envs.frames import FrameData
 from envs.robots import robot_spec
 from world_models.checkpoint import load_part
 from world_models.decoder import Decoder
-from world_models.fit import present
 from world_models.jepa import Jepa
-from world_models.latent_heads import latents
+from world_models.latent_heads import frames_of, latents
 from world_models.temporal import mlp
 
 AHEAD = (1, 2, 5, 10)
@@ -64,7 +63,7 @@ class Seen:
         model = load_part(PRESETS[preset][1].agent.folder, "jepa")  # pyright: ignore
         assert isinstance(model, Jepa)
         names = LATENT_MODELS[preset].jepa.data, (WORLDS[preset][0],)
-        known, other = (load_frames(present(n, data), model.cfg.image, data / CACHE) for n in names)
+        known, other = (frames_of(n, data, model.cfg.image) for n in names)
         known = first(known, SEARCHED)
         return Seen(preset, model, known, latents(model, known.frame_NHWC), other, latents(model, other.frame_NHWC))
 

@@ -25,6 +25,7 @@ from configs.presets import PRESETS
 from deploy.config import RunConfig
 from deploy.evaluate import run_episode
 from deploy.machine import ROOT
+from deploy.session import env_seed
 from deploy.watch import made_with
 from envs.pairs import GoalsFrom, Pairs, read_pairs
 from envs.robots import make_env, painter, robot_spec, wanted
@@ -119,7 +120,7 @@ def unplanned(trial: Trial, number: int) -> dict[str, Any]:
     env = GoalsFrom(make_env(cfg.robot, render_mode="rgb_array"), pairs(cfg.goals_from, cfg.robot, cfg.offset))
     rng = np.random.default_rng(number)
     act = partial(guess, rng) if trial.arm == RANDOM else imitator(trial)
-    state_O, info = env.reset(seed=int(rng.integers(2**31)))
+    state_O, _ = env.reset(seed=env_seed(cfg.seed, number))  # as those that plan
     due: list[np.ndarray] = []
     for step in range(trial.budget):
         due = due or list(act(env.render(), state_O))  # pyright: ignore

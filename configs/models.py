@@ -165,7 +165,18 @@ TEE = LatentModelConfig(
     ensemble=EnsemblePart(data=("pusht-grown",)),
 )
 
-LATENT_MODELS: dict[str, LatentModelConfig] = {"lewm-tworoom-small": TWO_ROOMS, "lewm-pusht-small": TEE}
+
+def paper(small: LatentModelConfig) -> LatentModelConfig:
+    """Return the published model and training (ViT-tiny on 224 pixels, 18.0 million parameters: for a GPU) on the same data."""
+    return replace(small, jepa=JepaPart(data=small.jepa.data))
+
+
+LATENT_MODELS: dict[str, LatentModelConfig] = {
+    "lewm-tworoom-small": TWO_ROOMS,
+    "lewm-tworoom-paper": paper(TWO_ROOMS),
+    "lewm-pusht-small": TEE,
+    "lewm-pusht-paper": paper(TEE),
+}
 """Those that learn from pictures."""
 MODELS: dict[str, ModelConfig] = {
     "arm-small": ARM,

@@ -52,6 +52,13 @@ class FrameData:
         spans = [np.arange(self.first_E[e], max(self.first_E[e], self.first_E[e + 1] - steps)) for e in chosen]
         return np.concatenate(spans) if spans else np.zeros(0, np.int64)
 
+    def starts(self, steps: int, episodes: np.ndarray) -> np.ndarray:
+        """Return `windows`. Raises ValueError, in one line, where there is none."""
+        found = self.windows(steps, episodes)
+        if not len(found):
+            raise ValueError(f"no episode of {steps} steps among {len(episodes)}: collect longer ones")
+        return found
+
     def gather(self, starts: np.ndarray, frames: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Return pictures (B, T, S, S, 3) `block` steps apart, and all actions of the T - 1 blocks between, (B, T - 1, block * A)."""
         rows_BT = starts[:, None] + block * np.arange(frames)

@@ -115,15 +115,13 @@ class Encoded:
         """Return the data of a part. Raises ValueError, in one line, where the model or a data set is missing."""
         model = load_part(weights, "jepa")
         assert isinstance(model, Jepa)
-        data = load_frames(present(part.data, folder), model.cfg.image, folder / CACHE)
+        data = frames_of(part.data, folder, model.cfg.image)
         return Encoded(model, data, latents(model, data.frame_NHWC))
 
     def sampler(self, part: TemporalPart | InversePart, episodes: np.ndarray) -> Callable[[Generator], Pairs]:
         """Return a sampler of pairs from these episodes. Raises ValueError where none is long enough."""
         block, ahead, batch = self.model.cfg.block, part.imagined, part.train.batch
-        data, starts_W = self.data, self.data.windows(block * (ahead + 1), episodes)
-        if not len(starts_W):
-            raise ValueError(f"no episode of {block * (ahead + 1)} steps among {len(episodes)}: collect longer ones")
+        data, starts_W = self.data, self.data.starts(block * (ahead + 1), episodes)
         last_N = np.repeat(data.first_E[1:] - 1, np.diff(data.first_E))
         rows_B = torch.arange(batch)
 
@@ -145,6 +143,11 @@ class Encoded:
             return Pairs(here_BD, self.z_ND[at_B + apart_B], apart_B.float(), blocks_BHX[rows_B, later_B])
 
         return draw
+
+
+def frames_of(names: tuple[str, ...], folder: Path, side: int) -> FrameData:
+    """Return the episodes of the named data sets with pictures of that side. Raises ValueError where one is missing."""
+    return load_frames(present(names, folder), side, folder / CACHE)
 
 
 @torch.inference_mode()
@@ -232,9 +235,7 @@ def ensemble_task(cfg: LatentModelConfig, folder: Path, weights: Path) -> Task:
     frames, block = of.cfg.history + 1, of.cfg.block
 
     def sampler(episodes: np.ndarray) -> Callable[[Generator], tuple[Tensor, Tensor]]:
-        starts_W = torch.from_numpy(data.windows(block * of.cfg.history, episodes))
-        if not len(starts_W):
-            raise ValueError(f"no episode of {block * of.cfg.history} steps among {len(episodes)}: collect longer ones")
+        starts_W = torch.from_numpy(data.starts(block * of.cfg.history, episodes))
 
         def draw(generator: Generator) -> tuple[Tensor, Tensor]:
             at_B = starts_W[torch.randint(0, len(starts_W), (part.train.batch,), generator=generator)]

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from envs.frames import CACHE, FrameData, load_frames
-from world_models.fit import Task, present
+from envs.frames import FrameData
+from world_models.fit import Task
 from world_models.jepa import Jepa, JepaConfig, batch_norms, losses, settle
 from world_models.latent_heads import (
     DecoderPart,
@@ -22,6 +22,7 @@ from world_models.latent_heads import (
     TemporalPart,
     decoder_task,
     ensemble_task,
+    frames_of,
     inverse_task,
     temporal_task,
 )
@@ -74,9 +75,7 @@ Draw = Callable[[Generator], tuple[Tensor, Tensor]]
 def sampler(data: FrameData, episodes: np.ndarray, cfg: JepaConfig, batch: int) -> Draw:
     """Return a sampler of windows of history + 1 frames. Raises ValueError where no episode is long enough."""
     frames = cfg.history + 1
-    starts_W = data.windows(cfg.block * cfg.history, episodes)
-    if not len(starts_W):
-        raise ValueError(f"no episode of {cfg.block * cfg.history} steps among {len(episodes)}: collect longer ones")
+    starts_W = data.starts(cfg.block * cfg.history, episodes)
 
     def draw(generator: Generator) -> tuple[Tensor, Tensor]:
         pick_B = torch.randint(0, len(starts_W), (batch,), generator=generator).numpy()
@@ -89,7 +88,7 @@ def sampler(data: FrameData, episodes: np.ndarray, cfg: JepaConfig, batch: int) 
 def jepa_task(cfg: LatentModelConfig, folder: Path) -> Task:
     """Return the latent model and its losses; finishing it settles its batch norms and measures it."""
     part = cfg.jepa
-    data = load_frames(present(part.data, folder), part.jepa.image, folder / CACHE)
+    data = frames_of(part.data, folder, part.jepa.image)
     train, held = data.split(part.train.heldout_share, part.train.seed)
     known = np.concatenate([np.arange(data.first_E[e], data.first_E[e + 1] - 1) for e in train])
     model = Jepa(part.jepa, Normaliser.fit(torch.from_numpy(data.action_NA[known])))

@@ -1,0 +1,92 @@
+"""What the benchmarks of latent models compute, against closed forms and tiny cases."""
+
+import numpy as np
+import pytest
+import torch
+
+from agents.calibration import calibrate
+from agents.surprise import SurpriseConfig
+from benchmarks import latent_adaptation, latent_planning, latent_probes, latent_surprise, lewm
+from configs.models import LATENT_MODELS
+from configs.presets import PRESETS
+from envs.faults import parse_faults
+from envs.robots import robot_spec
+from world_models.jepa import JepaConfig, VitConfig, quick
+
+
+def test_the_area_under_the_curve_is_the_chance_that_a_broken_one_scores_higher():
+    assert latent_surprise.auc([1.0, 2.0], [3.0, 4.0], 50).mean == 1.0
+    assert latent_surprise.auc([3.0, 4.0], [1.0, 2.0], 50).mean == 0.0
+    assert latent_surprise.auc([1.0, 2.0, 3.0], [2.0], 50).mean == 0.5
+    found = latent_surprise.auc(list(range(100)), [x + 20 for x in range(100)], 400)
+    assert found.mean == pytest.approx(0.68, abs=1e-9)
+    assert found.lo < found.mean < found.hi
+
+
+def test_scores_before_and_after_a_change_are_told_apart():
+    rng = np.random.default_rng(0)
+    cfg = SurpriseConfig(false_alarm_rate=0.1, start_updates=2, settle=5, refractory=2)
+    known = calibrate([np.exp(rng.normal(0, 0.3, 40)) for _ in range(40)], cfg)
+    errors = np.exp(rng.normal(0, 0.3, 30))
+    errors[12] *= 100
+    found = latent_surprise.scores(errors.tolist(), 12, known, cfg)
+    assert found["alarm"] == 12
+    assert found["after"] == found["at"] > 3 * found["before"]
+    short = latent_surprise.scores(errors[:8].tolist(), 12, known, cfg)
+    assert (short["after"], short["at"], short["alarm"]) == (None, None, None)
+
+
+def test_a_row_of_surprise_counts_what_came_too_early_or_never():
+    clean = [{"alarm": None, "change": 5, "before": 0.2, "after": 0.3, "at": 0.1}] * 4
+    found = [
+        {"alarm": 5, "change": 5, "before": 0.2, "after": 2.0, "at": 2.0},
+        {"alarm": 9, "change": 5, "before": 0.2, "after": 1.5, "at": 0.1},
+        {"alarm": None, "change": 5, "before": 0.2, "after": 0.1, "at": 0.1},
+        {"alarm": 2, "change": 5, "before": 1.1, "after": 1.5, "at": 0.1},
+        {"alarm": None, "change": 5, "before": 0.2, "after": None, "at": None},
+    ]
+    row = latent_surprise.row("world", "gain", found, clean)
+    assert (row["alarms"].mean, row["within one step"].mean) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert (row["false ones before"], row["over before the change"], row["n"]) == (1, 1, 5)
+    assert row["median steps until it came"] == 2
+    assert row["AUC"].mean == 0.75
+
+
+def test_every_world_that_is_measured_has_its_model_its_preset_and_legal_faults():
+    for preset, faults in latent_surprise.FAULTS.items():
+        spec = robot_spec(PRESETS[preset][1].robot)
+        assert len(parse_faults([f"{fault}@1" for fault in faults.values()], spec)) == len(faults)
+        assert preset in LATENT_MODELS
+        assert preset in lewm.WORLDS
+        assert parse_faults([f"{fault}@0" for fault in latent_adaptation.FAULTS[preset]], spec)
+
+
+def test_success_and_its_steps_are_those_of_the_episodes_that_came_to_their_goal():
+    found = [{"success": True, "steps": 10, "plan_ms": 5.0}, {"success": False, "steps": 50, "plan_ms": 7.0}]
+    row = lewm.row("world", 25, 50, "arm", found)
+    assert (row["success"].mean, row["steps to the goal"], row["ms per plan"], row["n"]) == (0.5, 10, 6.0, 2)
+
+
+def test_a_probe_reads_what_is_linear_and_says_how_much():
+    generator = torch.Generator().manual_seed(0)
+    x, other = torch.randn(500, 6, generator=generator), torch.randn(200, 6, generator=generator)
+    weights = torch.randn(6, 2, generator=generator)
+    guess = latent_probes.ridge(x, x @ weights + 3.0, other, penalty=1e-6)
+    assert latent_probes.explained(guess, other @ weights + 3.0) == pytest.approx([1.0, 1.0], abs=1e-5)
+    mean = (other @ weights).mean(0).expand(200, 2)
+    assert latent_probes.explained(mean, other @ weights) == pytest.approx([0.0, 0.0], abs=1e-5)
+
+
+def test_plans_of_the_benchmark_end_nearer_to_their_goal_than_none_and_bf16_costs_little():
+    cfg = JepaConfig(
+        image=28, encoder=VitConfig(width=24, layers=1), latent=16, hidden=32, layers=2, heads=2, head=8, mlp=32
+    )
+    model = latent_planning.model_of(cfg, 0)
+    here_ND, goal_ND = latent_planning.problems(model, 2, 0)
+    rest = [latent_planning.cost(model, h, g, torch.zeros(5, 10)) for h, g in zip(here_ND, goal_ND, strict=True)]
+    for searched in (model, quick(model)):
+        times, costs = latent_planning.ours(model, searched, here_ND, goal_ND)
+        assert len(times) == 2
+        assert all(cost < 0.7 * still for cost, still in zip(costs, rest, strict=True))
+    assert model.predictor.position.dtype == torch.float32
+    assert quick(model).encoder is model.encoder
