@@ -186,7 +186,7 @@ class LatentAgent:
         if steps >= rows:
             raise ValueError(f"a plan of {rows} control steps cannot begin after {steps} that are committed")
         start_s = observation.t_s + steps * self.spec.dt_s
-        due_KA = np.asarray(committed_KA, np.float32).reshape(steps, size)
+        due_KA = np.array(committed_KA, np.float32).reshape(steps, size)
         others = () if self.ensemble is None else tuple(self.ensemble.models(self.model)[1:])
         dynamics = LatentDynamics(self._searched, torch.from_numpy(due_KA.reshape(1, -1)), others)
         goal_BD, inverse = self._goal_D[None], self.inverse
