@@ -102,7 +102,7 @@ def test_half_of_the_first_latents_are_what_the_model_imagines_there():
     part = TemporalPart(train=TrainConfig(batch=2000), imagined=3)
     pairs = made.sampler(part, np.arange(30))(Generator().manual_seed(0))
     seen = (pairs.here_BD[:, None, 0] - made.z_ND[:, 0]).abs().min(1).values < 1e-6
-    assert 0.5 < seen.float().mean() < 0.75  # a quarter is not ahead, and half of the others are imagined
+    assert 0.59 < seen.float().mean() < 0.66  # a quarter is not ahead, and half of the others are imagined
 
 
 @pytest.mark.timeout(120)
