@@ -115,55 +115,35 @@ def shown(robot: str, data: tuple[str, ...]) -> ModelConfig:
 ARM = shown("so101", ("so101-reach",))
 """An arm that was shown what to do, in simulation or by teleoperation (`--dataset`)."""
 
-TWO_ROOMS = LatentModelConfig(
-    "tworoom",
-    JepaPart(
-        JepaConfig(
-            image=64,
-            encoder=ConvConfig((32, 64, 96, 128), 256),
-            latent=96,
-            hidden=512,
-            layers=3,
-            heads=4,
-            head=32,
-            mlp=384,
-        ),
-        TrainConfig(
-            steps=4_000, batch=64, learning_rate=5e-4, final_rate=1e-6, warmup=100, weight_decay=1e-3, clip=1.0
-        ),
-        ("tworoom-expert",),
-        directions=256,
-    ),
-    temporal=TemporalPart(data=("tworoom-expert",)),
-    inverse=InversePart(data=("tworoom-expert",)),
-    decoder=DecoderPart(data=("tworoom-expert",)),
-    ensemble=EnsemblePart(data=("tworoom-expert",)),
-)
 
-TEE = LatentModelConfig(
-    "pusht",
-    JepaPart(
-        JepaConfig(
-            image=64,
-            encoder=ConvConfig((32, 64, 128, 192), 256),
-            latent=128,
-            hidden=768,
-            layers=4,
-            heads=6,
-            head=32,
-            mlp=512,
-        ),
-        TrainConfig(
-            steps=24_000, batch=64, learning_rate=5e-4, final_rate=1e-6, warmup=200, weight_decay=1e-3, clip=1.0
-        ),
-        ("pusht-grown",),
-        directions=256,
-    ),
-    temporal=TemporalPart(data=("pusht-grown",), longest=60),
-    inverse=InversePart(data=("pusht-grown",), longest=60),
-    decoder=DecoderPart(data=("pusht-grown",)),
-    ensemble=EnsemblePart(data=("pusht-grown",)),
+def pictured(robot: str, data: str, jepa: JepaConfig, steps: int, warmup: int, longest: int = 100) -> LatentModelConfig:
+    """Return a small latent model of one data set, all its heads included; `longest`: control steps between latents of a pair."""
+    train = TrainConfig(
+        steps=steps, batch=64, learning_rate=5e-4, final_rate=1e-6, warmup=warmup, weight_decay=1e-3, clip=1.0
+    )
+    return LatentModelConfig(
+        robot,
+        JepaPart(jepa, train, (data,), directions=256),
+        TemporalPart(data=(data,), longest=longest),
+        InversePart(data=(data,), longest=longest),
+        DecoderPart(data=(data,)),
+        EnsemblePart(data=(data,)),
+    )
+
+
+_ROOMS = JepaConfig(
+    image=64,
+    encoder=ConvConfig((32, 64, 96, 128), 256),
+    latent=96,
+    hidden=512,
+    layers=3,
+    heads=4,
+    head=32,
+    mlp=384,
 )
+_TEE = replace(_ROOMS, encoder=ConvConfig((32, 64, 128, 192), 256), latent=128, hidden=768, layers=4, heads=6, mlp=512)
+TWO_ROOMS = pictured("tworoom", "tworoom-expert", _ROOMS, steps=4_000, warmup=100)
+TEE = pictured("pusht", "pusht-grown", _TEE, steps=24_000, warmup=200, longest=60)
 
 
 def paper(small: LatentModelConfig) -> LatentModelConfig:
