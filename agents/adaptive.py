@@ -1,18 +1,18 @@
 """Doubt, and what follows from it: watch the prediction error, and on an alarm collect, fit a copy, judge it, swap, judge again.
 
-watch --alarm--> collect --enough play--> (job runs) --gate--> trial --worse return--> rolled back
-  ^                 |                                           |  |--enough new play--> next round
-  +-----------------+---- a body that is known is back ---------+
+watch --alarm--> collect --enough play--> (job runs) --gate--> trial --enough new play--> next round
+  ^                 | ^                                         | |
+  |                 | +------------- worse return: rolled back -+ |
+  +-----------------+---- a body that is known is back -----------+
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from agents import surprise
 from agents.adaptation import (
@@ -32,6 +32,7 @@ from agents.memory import ORIGINAL, Memory, RecallConfig
 from agents.monitor import WINDOW, step_error
 from agents.mpc import MpcAgent
 from agents.surprise import Calibration, SurpriseConfig
+from agents.trial import Trial
 from agents.types import AdaptationReport, AgentEvent, GoalChange, ModelSwap
 from envs.types import Observation
 from planners.search import SearchPlanner
@@ -66,7 +67,7 @@ class AdaptConfig:
     """The first swap asks that much of the one-step model: less, and the body is the old one."""
     rollback_risk: float = 0.05
     """Chance to roll back an adaptation that changed nothing, at each look."""
-    trial_episodes: int = 8
+    trial_episodes: int = 5
     """Episodes with the new model before its return is judged."""
     recall: RecallConfig = field(default_factory=RecallConfig)
 
@@ -75,6 +76,10 @@ class AdaptConfig:
             raise ValueError(f"play_episodes must be >= 3 (one of three is held out), got {self.play_episodes}")
         if self.enabled and "step" not in self.parts:
             raise ValueError(f"parts must include 'step', got {self.parts}")
+
+    def trial(self, before: Sequence[float] = ()) -> Trial[Any]:
+        """Return what a model that is put in use has to stand; `before`: returns of the one that is in use now."""
+        return Trial(self.trial_episodes, self.rollback_risk, [*before])
 
 
 KEPT = 100
@@ -156,9 +161,7 @@ class AdaptiveAgent:
         self.round = 0
         self.play: list[Play] = []
         self.fresh = 0  # episodes of play since the last round
-        self.returns: list[float] = []  # of whole episodes since the alarm, under the model before the swap
-        self.trial: list[float] = []  # of whole episodes since the swap
-        self.previous: WorldModel | None = None
+        self.trial = self.cfg.trial()
         self.memory = Memory({ORIGINAL: self.original}, self.cfg.recall)
         self.bodies = 0  # that were adapted to so far
         self.now_s = 0.0
@@ -203,7 +206,7 @@ class AdaptiveAgent:
         except ValueError:
             self.objective = before
             raise
-        self.returns, self.trial = [], []  # what was earned before was earned otherwise
+        self.trial.before, self.trial.since = [], []  # what was earned before was earned otherwise
         if (before in TASK) != (objective in TASK):  # and other parts are to be learned
             self.play, self.fresh, self._record_from = [], 0, len(self._actions)
             self.round = min(self.round, 1) if self.stage == "fit" else 0
@@ -261,10 +264,10 @@ class AdaptiveAgent:
     def on_alarm(self) -> None:
         """Start to collect, from the prediction that raised the alarm on."""
         if self.cfg.enabled:
-            self.returns = self.trial if self.stage == "trial" else []
+            self.trial = self.cfg.trial(self.trial.since if self.stage == "trial" else ())
             self.stage, self.round, self.fresh = "collect", 0, 0
             self.bodies += 1
-            self.play, self.trial = [], []
+            self.play = []
             self._record_from, self._whole = max(0, len(self._actions) - WINDOW), False
 
     def recall(self, name: str) -> ModelSwap:
@@ -290,28 +293,26 @@ class AdaptiveAgent:
         )
         self.play, self.fresh = self.play[-KEPT:], self.fresh + 1
         if self._whole:
-            (self.trial if self.stage == "trial" else self.returns).append(float(sum(self._rewards)))
+            self.trial.earn(float(sum(self._rewards)))
         return self.judge_returns() if self.stage == "trial" else ()
 
     def judge_returns(self) -> Sequence[AgentEvent]:
-        """Roll back to the model before the swap if what the robot achieves with the new one is worse."""
-        if self.previous is None or len(self.trial) < self.cfg.trial_episodes or len(self.returns) < 3:
+        """Roll back to the model before the swap if what the robot achieves with the new one is worse; then learn on."""
+        if self.objective not in TASK or not self.trial.failed:  # these are the task's rewards
             return ()
-        if self.objective not in TASK:  # these are the task's rewards
-            return ()
-        worse = stats.ttest_ind(self.trial, self.returns, equal_var=False, alternative="less")
-        if not worse.pvalue < self.cfg.rollback_risk:  # pyright: ignore
-            return ()
+        earned = f"return {np.mean(self.trial.since):.0f} after {np.mean(self.trial.before):.0f}"
+        sound = self.trial.back()
         self.memory.drop(self.body)
-        if self.previous is not self.original:
-            self.memory.keep(self.body, self.previous)
-        swap = self.use(
-            self.previous,
-            "previous",
-            f"rolled back: return {np.mean(self.trial):.0f} after {np.mean(self.returns):.0f}",
-        )
-        self.stage, self.previous = "watch", None
+        if sound is not self.original:
+            self.memory.keep(self.body, sound)
+        swap = self.use(sound, "previous", f"rolled back: {earned}")
+        self.stage, self.fresh = self.next_stage, 0
         return [swap]
+
+    @property
+    def next_stage(self) -> Stage:
+        """Whether a round is left."""
+        return "collect" if self.round < self.cfg.rounds else "watch"
 
     def take_job(self) -> Job | None:
         """Return a fit when there is enough new play and a round is left."""
@@ -346,11 +347,9 @@ class AdaptiveAgent:
                 told = self.told and made.part == "step"
                 chosen |= with_goal_step(self.model, made.model) if told else {made.part: made.model}  # pyright: ignore
             events.append(self.report(made, good, same_body))
-        more = "collect" if self.round < self.cfg.rounds else "watch"
-        self.stage = "trial" if chosen or self.model is not self.original else more
+        self.stage = "trial" if chosen or self.model is not self.original else self.next_stage
         if chosen:
-            if not self.trial:
-                self.previous = self.model
+            self.trial.put(self.model)
             swapped = replace(self.model, **chosen)  # pyright: ignore
             self.memory.keep(self.body, swapped)
             events.append(self.use(swapped, f"{self.body}.{self.round}", "accepted"))

@@ -31,7 +31,7 @@ from benchmarks.common import (
 )
 from benchmarks.goal_changes import goal_changes
 from benchmarks.units import done
-from benchmarks.walker_ankle import as_play, earned_less
+from benchmarks.walker_ankle import as_play, failed
 from benchmarks.walker_reward import omniscient
 from configs.presets import PRESETS
 from deploy.machine import ROOT
@@ -142,22 +142,22 @@ def lived(cfg: RunConfig, model: WorldModel) -> tuple[WorldModel, list[str], str
     """
     assert isinstance(cfg.agent, LearnedConfig)
     adapt, spec, used = cfg.agent.adapt, robot_spec(cfg.robot), model
-    play, parts, body, each, before = [], set(), "", adapt.play_episodes, 0
-    for round_ in range(ROUNDS):
-        play += [as_play(e) for e in together(cfg, PLAYED + len(play), each, used)]
+    play, parts, body, each, trial = [], set(), "", adapt.play_episodes, adapt.trial()
+    for round_ in range(ROUNDS + 1):
+        new = together(cfg, PLAYED + len(play), each, used)
+        play += [as_play(e) for e in new]
+        if failed(trial, new):
+            used, parts = trial.back(), {"rolled back"}
+        if round_ == ROUNDS:
+            break
         made = job(used, play, each, load_replay(cfg.agent.folder), judge_of(spec), adapt, round_)
-        if used is model and not accepts(made[0], adapt.new_body_margin):
-            continue
         chosen = {c.part: c.model for c in made if accepts(c, adapt.margin)}
-        before = before or len(play)
+        if not chosen or (used is model and not accepts(made[0], adapt.new_body_margin)):
+            continue
+        trial.put(used)
         parts |= set(chosen)
         used = replace(used, **chosen)  # pyright: ignore
         body = used.step.body.explain(spec.action.names, spec.action.low_A.tolist(), spec.action.high_A.tolist())
-    if used is model:
-        return model, [], ""
-    play += [as_play(e) for e in together(cfg, PLAYED + len(play), each, used)]
-    if earned_less([p.reward_T.sum() for p in play], before, adapt):
-        return model, ["rolled back"], body
     return used, sorted(parts), body
 
 

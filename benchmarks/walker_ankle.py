@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from agents.adaptation import Play
 from agents.adaptive import accepts, job
 from agents.learned import LearnedConfig, judge_of, load_replay
+from agents.trial import Trial
 from benchmarks.common import PLAN_LATENCY_S
 from benchmarks.joint import joint_planner, trained, tuned
 from benchmarks.units import done
@@ -34,7 +34,6 @@ from world_models.checkpoint import WorldModel, load_model
 
 if TYPE_CHECKING:
     from agents.adaptation import Part
-    from agents.adaptive import AdaptConfig
     from envs.episodes import Episode
     from world_models.proposal import DiffusionProposal
 
@@ -91,7 +90,7 @@ class Life:
     def key(self) -> str:
         """Under which the result is kept."""
         where = "healthy" if self.limit is None else f"{self.side}-{self.limit:g}"
-        mark = made_with(self.config, judged=True)
+        mark = made_with(self.config, judged=self.play_set is not None)
         return f"walker/{self.arm}-{where}-{self.play_set}-{self.budget}-{self.judged}-{mark:08x}"
 
 
@@ -105,7 +104,8 @@ def adapted(model: WorldModel, play: Sequence[Play], recent: int, life: Life, se
     cfg = replace(ARMS[life.arm].agent.adapt, parts=ARMS[life.arm].parts)
     spec = robot_spec(life.config.robot)
     made = job(model, play, recent, load_replay(ARMS[life.arm].agent.folder), judge_of(spec), cfg, seed)
-    return replace(model, **{c.part: c.model for c in made if accepts(c, cfg.margin)})  # pyright: ignore
+    chosen = {c.part: c.model for c in made if accepts(c, cfg.margin)}
+    return replace(model, **chosen) if chosen else model  # pyright: ignore
 
 
 @dataclass
@@ -141,11 +141,13 @@ def robot_for(life: Life, data: Path) -> Robot:
     return Robot(life, load_model(ARMS[life.arm].agent.folder), joint)
 
 
-def earned_less(returns: Sequence[float], before: int, cfg: AdaptConfig) -> bool:
-    """Return whether the agent would have rolled back the adaptation after the first `before` episodes: it looks after each one."""
-    looks = range(before + cfg.trial_episodes, len(returns) + 1)
-    less = partial(stats.ttest_ind, b=returns[:before], equal_var=False, alternative="less")
-    return any(less(returns[before:end]).pvalue < cfg.rollback_risk for end in looks)  # pyright: ignore
+def failed(trial: Trial[Any], episodes: Sequence[Episode]) -> bool:
+    """Return whether what these episodes earned ends the trial; the agent looks after each one."""
+    found = False
+    for e in episodes:
+        trial.earn(e.total_reward)
+        found |= trial.failed
+    return found
 
 
 def live(life: Life, data: Path) -> dict[str, list[float]]:
@@ -158,15 +160,19 @@ def live(life: Life, data: Path) -> dict[str, list[float]]:
     if life.play_set is None:
         return {"0": judge()}
     found: dict[str, list[float]] = {}
-    sound = robot.model, robot.joint
+    trial = ARMS[life.arm].agent.adapt.trial()
     for round_, until in enumerate(n for n in ROUNDS if n <= life.budget):
         first = PLAYED + 1000 * life.play_set
         numbers = range(first + len(play), first + until)
-        play += [as_play(e) for e in robot.episodes(numbers)]
-        if earned_less([p.reward_T.sum() for p in play], ROUNDS[0], ARMS[life.arm].agent.adapt):
-            robot.model, robot.joint = sound
+        new = robot.episodes(numbers)
+        play += [as_play(e) for e in new]
+        if failed(trial, new):
+            robot.model, robot.joint = trial.back()
         else:
+            used = robot.model, robot.joint
             robot.adapt(play, len(numbers), 100 * life.play_set + round_)
+            if (robot.model, robot.joint) != used:
+                trial.put(used)
         if until in (5, 20, life.budget):
             found[str(until)] = judge()
         print(f"{life.arm}, set {life.play_set}, {until} episodes of play", file=sys.stderr)

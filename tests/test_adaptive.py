@@ -185,8 +185,8 @@ def test_after_refusals_the_agent_watches_again_and_a_later_alarm_starts_anew():
 
 def test_a_model_that_predicts_better_but_does_worse_is_rolled_back():
     it = adapted()
-    it.returns = [100.0, 101.0, 99.0]
-    it.cfg, it.memory.cfg = AdaptConfig(play_episodes=100, trial_episodes=3), RecallConfig(level=1e9)
+    it.trial.before, it.trial.episodes = [100.0, 101.0, 99.0], 3
+    it.cfg, it.memory.cfg = AdaptConfig(play_episodes=100), RecallConfig(level=1e9)
     it.surprise_cfg = SurpriseConfig(gross=1e9, settle=10_000)
     events = [e for n in (1.0, 1.1, 0.9) for e in live(it, 0.0, reward=n)]
     (swap,) = [e for e in events if isinstance(e, ModelSwap)]
@@ -196,8 +196,8 @@ def test_a_model_that_predicts_better_but_does_worse_is_rolled_back():
 
 def test_a_model_that_does_better_is_kept():
     it = adapted()
-    it.returns = [1.0, 1.1, 0.9]
-    it.cfg, it.memory.cfg = AdaptConfig(play_episodes=100, trial_episodes=3), RecallConfig(level=1e9)
+    it.trial.before, it.trial.episodes = [1.0, 1.1, 0.9], 3
+    it.cfg, it.memory.cfg = AdaptConfig(play_episodes=100), RecallConfig(level=1e9)
     it.surprise_cfg = SurpriseConfig(gross=1e9, settle=10_000)
     for n in (5.0, 6.0, 5.5):
         live(it, 0.0, reward=n)

@@ -63,9 +63,9 @@ def test_returns_of_one_goal_are_not_held_against_those_of_another():
     it = agent()
     live(it, 100.0)
     live(it, 100.0)
-    assert it.returns
+    assert it.trial.before
     it.pursue("height:1.2", 3.0)
-    assert not it.returns
+    assert not it.trial.before
 
 
 def test_a_goal_that_is_not_legal_leaves_the_old_one():
