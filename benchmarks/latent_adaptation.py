@@ -29,6 +29,7 @@ ADAPT_S = 2.0
 FAULTS: dict[str, tuple[str, ...]] = {
     "lewm-tworoom-small": ("gain:disc:0.6",),
     "lewm-pusht-small": ("gain:pusher:0.6", "sticky:block:1"),
+    "lewm-cube-small": ("gain:arm:0.6",),
 }
 
 

@@ -37,6 +37,13 @@ FAULTS: dict[str, dict[str, str]] = {
         "gain": "gain:disc:0.6",
         "delay": "action_delay:all:3",
     },
+    "lewm-cube-small": {
+        "teleport": "teleport:cube:100",
+        "colour": "colour:cube:0.5",
+        "occluder": "occlude:cube:0.25",
+        "gain": "gain:arm:0.6",
+        "delay": "action_delay:all:3",
+    },
     "lewm-pusht-small": {
         "teleport of the block": "teleport:block:60",
         "teleport of the pusher": "teleport:pusher:60",

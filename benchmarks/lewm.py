@@ -40,6 +40,7 @@ EACH = 25
 WORLDS: dict[str, tuple[str, tuple[tuple[int, int], ...]]] = {
     "lewm-tworoom-small": ("tworoom-heldout", ((25, 50), (50, 100), (100, 150))),
     "lewm-pusht-small": ("pusht-heldout", ((25, 50), (50, 100))),
+    "lewm-cube-small": ("cube-heldout", ((25, 50), (50, 100))),
 }
 """Of each preset the data set that starts and goals are from, and how far these are apart, with the steps that may be taken."""
 RANDOM, CLONING = "random actions", "goal-conditioned cloning"
@@ -119,7 +120,7 @@ def unplanned(trial: Trial, number: int) -> dict[str, Any]:
     assert cfg.goals_from is not None
     env = GoalsFrom(make_env(cfg.robot, render_mode="rgb_array"), pairs(cfg.goals_from, cfg.robot, cfg.offset))
     rng = np.random.default_rng(number)
-    act = partial(guess, rng) if trial.arm == RANDOM else imitator(trial)
+    act = partial(guess, rng, robot_spec(cfg.robot).action.size) if trial.arm == RANDOM else imitator(trial)
     state_O, _ = env.reset(seed=env_seed(cfg.seed, number))  # as those that plan
     due: list[np.ndarray] = []
     for step in range(trial.budget):
@@ -130,9 +131,9 @@ def unplanned(trial: Trial, number: int) -> dict[str, Any]:
     return {"success": False, "steps": trial.budget}
 
 
-def guess(rng: np.random.Generator, seen_HWC: np.ndarray, state_O: np.ndarray) -> np.ndarray:
+def guess(rng: np.random.Generator, size: int, seen_HWC: np.ndarray, state_O: np.ndarray) -> np.ndarray:
     """Return one action, anywhere within the bounds."""
-    return rng.uniform(-1.0, 1.0, (1, 2)).astype(np.float32)
+    return rng.uniform(-1.0, 1.0, (1, size)).astype(np.float32)
 
 
 def imitator(trial: Trial) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

@@ -33,5 +33,6 @@ LIMITS: dict[str, RobotLimits] = {
     "so101_push": _positions("so101_push", tuple(HOME_A.tolist()), _ARM_RATE),
     "tworoom": _motors(2, 1.0, 0.1),
     "pusht": _motors(2, 1.0, 0.1),
+    "cube": _motors(5, 1.0, 0.05),
     "dm_control:walker-walk+physics": _motors(6, 1.0, 0.025),
 }

@@ -143,12 +143,14 @@ _ROOMS = JepaConfig(
 )
 _TEE = replace(_ROOMS, encoder=ConvConfig((32, 64, 128, 192), 256), latent=128, hidden=768, layers=4, heads=6, mlp=512)
 TWO_ROOMS = pictured("tworoom", "tworoom-expert", _ROOMS, steps=4_000, warmup=100)
+_HAND = replace(_TEE, action=5)
 TEE = pictured("pusht", "pusht-grown", _TEE, steps=24_000, warmup=200, longest=60)
+CUBE = pictured("cube", "cube-expert", _HAND, steps=12_000, warmup=200, longest=60)
 
 
 def paper(small: LatentModelConfig) -> LatentModelConfig:
     """Return the published model and training (ViT-tiny on 224 pixels, 18.0 million parameters: for a GPU) on the same data."""
-    return replace(small, jepa=JepaPart(data=small.jepa.data))
+    return replace(small, jepa=JepaPart(JepaConfig(action=small.jepa.jepa.action), data=small.jepa.data))
 
 
 LATENT_MODELS: dict[str, LatentModelConfig] = {
@@ -156,6 +158,8 @@ LATENT_MODELS: dict[str, LatentModelConfig] = {
     "lewm-tworoom-paper": paper(TWO_ROOMS),
     "lewm-pusht-small": TEE,
     "lewm-pusht-paper": paper(TEE),
+    "lewm-cube-small": CUBE,
+    "lewm-cube-paper": paper(CUBE),
 }
 """Those that learn from pictures."""
 MODELS: dict[str, ModelConfig] = {

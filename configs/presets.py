@@ -93,6 +93,14 @@ _TEE = replace(
     agent=LatentConfig(checkpoint=Path("checkpoints/lewm-pusht-small")),
 )
 
+_HAND = replace(
+    _ROOMS,
+    preset="lewm-cube-small",
+    robot="cube",
+    limits=LIMITS["cube"],
+    agent=LatentConfig(checkpoint=Path("checkpoints/lewm-cube-small")),
+)
+
 _DM_WALKER = RunConfig(
     preset="dm-walker-oracle",
     robot="dm_control:walker-walk+physics",
@@ -122,6 +130,7 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
     "arm-small": ("an arm reaches for points as it was shown", _ARM),
     "lewm-tworoom-small": ("a latent world model goes through a door, from a picture to a picture", _ROOMS),
     "lewm-pusht-small": ("the same for Push-T: a disc and the T that it pushes", _TEE),
+    "lewm-cube-small": ("the same for a cube that a gripper carries (OGBench)", _HAND),
     "linear-cem": ("a point mass, CEM with its exact model", _LINEAR),
     "linear-pixels": ("the same, seen through a camera only: no state is read", _PIXELS),
     "dm-walker-oracle": (

@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tyro
@@ -91,11 +92,12 @@ DEMOS: dict[str, tuple[str, DemosConfig]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoomsConfig(Asked):
-    """How many episodes of the two rooms' expert, and where to."""
+class ExpertConfig(Asked):
+    """How many episodes of a world's scripted expert, and where to."""
 
-    episodes: int = 3000
-    noise: float = 2.0
+    robot: Literal["tworoom", "cube"]
+    episodes: int
+    noise: float
     """Standard deviation of the noise on the expert's actions, which are in [-1, 1]."""
     seed: int = 0
 
@@ -127,14 +129,22 @@ class ReplayedConfig(Asked):
     """The last so many of the file."""
 
 
-WORLDS: dict[str, tuple[str, RoomsConfig | GrownConfig | ReplayedConfig]] = {
+WORLDS: dict[str, tuple[str, ExpertConfig | GrownConfig | ReplayedConfig]] = {
     "tworoom-expert": (
         "a noisy expert goes to random places in two rooms (minutes)",
-        RoomsConfig(name="tworoom-expert"),
+        ExpertConfig(name="tworoom-expert", robot="tworoom", episodes=3000, noise=2.0),
     ),
     "tworoom-heldout": (
         "the same expert, other episodes: starts and goals to test with",
-        RoomsConfig(name="tworoom-heldout", episodes=300, seed=1),
+        ExpertConfig(name="tworoom-heldout", robot="tworoom", episodes=300, noise=2.0, seed=1),
+    ),
+    "cube-expert": (
+        "OGBench's noisy oracle brings a cube to random places (half an hour)",
+        ExpertConfig(name="cube-expert", robot="cube", episodes=600, noise=0.2),
+    ),
+    "cube-heldout": (
+        "the same oracle, other episodes: starts and goals to test with",
+        ExpertConfig(name="cube-heldout", robot="cube", episodes=50, noise=0.2, seed=1),
     ),
     "pusht-heldout": (
         "Push-T, the human demonstrations that nothing is grown from: starts and goals to test with",
@@ -216,7 +226,7 @@ def run(config: CollectConfig, console: Console) -> Collected:
         return collect_dataset(config.recipe, config.policies, config.out, config.workers, report, report_written)
 
 
-Other = OwnConfig | GoalsConfig | DemosConfig | RoomsConfig | GrownConfig | ReplayedConfig
+Other = OwnConfig | GoalsConfig | DemosConfig | ExpertConfig | GrownConfig | ReplayedConfig
 
 
 def _run_other(config: Other, console: Console) -> str:
@@ -227,11 +237,9 @@ def _run_other(config: Other, console: Console) -> str:
             return run_goals(config, console)
         case DemosConfig():
             return run_demos(config, console)
-        case RoomsConfig():
-            from envs.tworoom import shown
-
+        case ExpertConfig():
             about = {"noise": config.noise, "seed": config.seed}
-            return run_world(config, "tworoom", partial(shown, **about), about, console)
+            return run_world(config, config.robot, partial(_expert(config.robot), **about), about, console)
         case GrownConfig():
             from envs.grown import grow, read_demos
 
@@ -285,8 +293,18 @@ def run_demos(config: DemosConfig, console: Console) -> str:
     return write(made, config, Layout.of(robot_spec(config.robot)), about, console)
 
 
+def _expert(robot: Literal["tworoom", "cube"]) -> Callable[..., Episode]:
+    if robot == "cube":
+        from envs.cube import played
+
+        return played
+    from envs.tworoom import shown
+
+    return shown
+
+
 def run_world(
-    config: RoomsConfig | GrownConfig | ReplayedConfig,
+    config: ExpertConfig | GrownConfig | ReplayedConfig,
     robot: str,
     play: Callable[[int], Episode],
     about: dict[str, object],

@@ -72,7 +72,7 @@ KINDS = {
     "obs_freeze": _Rule("sensor", valueless=True),
     "obs_drop": _Rule("sensor", high=1.0),
     "push": _Rule("body", low=-math.inf, takes_all=False),
-    "teleport": _Rule("object", takes_all=False),  # pixels, in a random direction
+    "teleport": _Rule("object", takes_all=False),  # pixels (on a table: mm), in a random direction
     "colour": _Rule("object", high=1.0, takes_all=False),  # shift of the hue, 1 being the whole circle
     "occlude": _Rule("object", high=1.0, takes_all=False),  # side of a patch over it, in sides of the picture
     "gain": _Rule("object", low=-math.inf, takes_all=False),  # of the actions that move it

@@ -219,15 +219,20 @@ _SEEN = ("teleport", "colour", "occlude")
 
 
 def _world(
-    name: str, unit: str, points: Mapping[str, tuple[str, float]], objects: Mapping[str, tuple[str, ...]]
+    name: str,
+    action: Mapping[str, str],
+    points: Mapping[str, tuple[str, float]],
+    objects: Mapping[str, tuple[str, ...]],
+    dt_s: float = 0.1,
 ) -> RobotSpec:
-    """A world that is seen from above, moved in by two axes: state = where things are, then where they should be."""
-    names = (*points, *(f"goal_{point}" for point in points))
+    """A world that is seen by a camera: action = name -> unit of what is moved by, each in [-1, 1]; state = where things are, then
+    where they should be, name -> unit and scale."""
+    names, size = (*points, *(f"goal_{point}" for point in points)), len(action)
     return RobotSpec(
         name=name,
         version="v4",
-        dt_s=0.1,
-        action=ActionSpec(-np.ones(2, np.float32), np.ones(2, np.float32), (unit, unit), ("right", "down")),
+        dt_s=dt_s,
+        action=ActionSpec(-np.ones(size, np.float32), np.ones(size, np.float32), tuple(action.values()), tuple(action)),
         state_names=names,
         state_units=tuple(points[point.removeprefix("goal_")][0] for point in names),
         state_scale=tuple(points[point.removeprefix("goal_")][1] for point in names),
@@ -240,10 +245,12 @@ def _world(
     )
 
 
-_ROOMS = _world("tworoom", "5 px", {"x": ("px", 60.0), "y": ("px", 60.0)}, {"disc": (*_SEEN, "gain")})
+_ROOMS = _world(
+    "tworoom", {"right": "5 px", "down": "5 px"}, {"x": ("px", 60.0), "y": ("px", 60.0)}, {"disc": (*_SEEN, "gain")}
+)
 _TEE = _world(
     "pusht",
-    "100 px",
+    {"right": "100 px", "down": "100 px"},
     {
         "pusher_x": ("px", 100.0),
         "pusher_y": ("px", 100.0),
@@ -254,7 +261,22 @@ _TEE = _world(
     {"pusher": (*_SEEN, "gain"), "block": (*_SEEN, "sticky")},
 )
 
-_ALL = (_WALKER, _HOPPER, _CHEETAH, _DOUBLE_INTEGRATOR, _REACH, _PUSH, _ROOMS, _TEE)
+_UR5E = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
+_GRIPPER = [f"{side}_{part}" for side in ("right", "left") for part in ("driver", "coupler", "spring_link", "follower")]
+_CUBE = _world(
+    "cube",
+    {"x": "50 mm", "y": "50 mm", "z": "50 mm", "yaw": "0.3 rad", "gripper": "whole stroke"},
+    {
+        **dict.fromkeys(_UR5E, ("rad", 0.4)),
+        **dict.fromkeys(_GRIPPER, ("rad", 0.2)),
+        **{f"cube_{axis}": ("m", 0.1) for axis in "xyz"},
+        **{f"cube_q{part}": ("1", 0.5) for part in "wxyz"},
+    },
+    {"cube": _SEEN, "arm": ("gain",)},
+    dt_s=0.05,
+)
+
+_ALL = (_WALKER, _HOPPER, _CHEETAH, _DOUBLE_INTEGRATOR, _REACH, _PUSH, _ROOMS, _TEE, _CUBE)
 ROBOTS: Mapping[str, RobotSpec] = {s.name: s for s in _ALL}
 """Every robot, in its default version "v4" (what D4RL used)."""
 

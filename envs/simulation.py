@@ -80,6 +80,10 @@ def _core(spec: RobotSpec, render_mode: str | None) -> gymnasium.Env:
 
         return PushT(spec, render_mode)
     _quiet_mujoco()
+    if spec.name == "cube":
+        from envs.cube import Cube
+
+        return Cube(spec, render_mode)
     if spec.name.startswith(DM_CONTROL):
         from envs.dm import DmEnv
 

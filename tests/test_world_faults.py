@@ -114,11 +114,11 @@ def test_a_sticky_block_is_dragged_along_and_one_that_is_not_yet_sticky_slides()
     assert np.array_equal(free[:1, :2], sticky[:1, :2])
 
 
-@pytest.mark.parametrize("world", ["tworoom", "pusht"])
+@pytest.mark.parametrize("world", ["tworoom", "pusht", "cube"])
 def test_a_wrapper_without_active_faults_changes_nothing(world):
-    name = {"tworoom": "disc", "pusht": "block"}[world]
+    name = {"tworoom": "disc", "pusht": "block", "cube": "cube"}[world]
     rng = np.random.default_rng(0)
-    actions = rng.uniform(-1, 1, (15, 2))
+    actions = rng.uniform(-1, 1, (15, ROBOTS[world].action.size))
     plain, wrapped = make_env(world, render_mode="rgb_array"), broken(world, f"teleport:{name}:40@99")
     a, b = plain.reset(seed=3)[0], wrapped.reset(seed=3)[0]
     assert np.array_equal(a, b)
@@ -154,3 +154,18 @@ def make_picture(state):
 def test_what_a_world_cannot_have_is_refused_in_one_line(text, message):
     with pytest.raises(ValueError, match=message):
         parse_faults([text], ROBOTS["tworoom"])
+
+
+def test_a_cube_jumps_on_the_table_changes_colour_and_is_hidden_where_it_is():
+    env, before = begun("cube", "teleport:cube:100@0.1")
+    seen = [before, *(env.step(np.zeros(5))[0] for _ in range(4))]
+    steps = np.linalg.norm(np.diff([s[14:16] for s in seen], axis=0), axis=1)
+    assert steps.max() == pytest.approx(0.1, abs=0.01)
+    assert (steps > 0.05).sum() == 1
+    for fault, least in (("colour:cube:0.5@0", 4), ("occlude:cube:0.25@0", 100)):
+        env, _ = begun("cube", fault)
+        clean, _ = begun("cube")
+        changed = (env.render() != clean.render()).any(-1)
+        assert changed.sum() >= least
+        where = np.argwhere(changed).mean(0)[::-1] / len(changed)
+        assert where == pytest.approx(env.unwrapped.place("cube"), abs=0.1)

@@ -1,15 +1,17 @@
 """The worlds that are seen from above: what moves, what is seen, and when a goal is met."""
 
+import mujoco
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from envs import tworoom
+from envs import cube, tworoom
 from envs.pusht import NEAR_PX, NEAR_RAD, SIDE, is_met
+from envs.raycast import pixel_of, raycast
 from envs.robots import make_env
 
-WORLDS = ("tworoom", "pusht")
+WORLDS = ("tworoom", "pusht", "cube")
 places = st.tuples(st.floats(7, 217), st.floats(7, 217)).map(np.array)
 
 
@@ -30,7 +32,7 @@ def test_a_picture_of_another_state_is_what_is_seen_there_and_changes_nothing(wo
         world.reset(seed=4)
         if look:
             world.unwrapped.picture(state_O)
-        twice.append([world.step(np.array([0.3, -0.8]))[0] for _ in range(5)])
+        twice.append([world.step(np.full(world.action_space.shape, 0.3))[0] for _ in range(5)])
     assert np.array_equal(*twice)
     assert not np.array_equal(world.unwrapped.picture(state_O), there)
 
@@ -49,11 +51,12 @@ def test_an_episode_ends_when_the_goal_is_met_and_says_so(world):
     start = state_O[:size]
     _, info = world.reset(seed=6, options={"start": start, "goal": start})
     assert info["is_success"]
-    _, _, terminated, _, info = world.step(np.zeros(2))
+    still = np.zeros(world.action_space.shape)
+    _, _, terminated, _, info = world.step(still)
     assert terminated
     assert info["is_success"]
     world.reset(seed=6)
-    _, _, terminated, _, info = world.step(np.zeros(2))
+    _, _, terminated, _, info = world.step(still)
     assert not terminated
     assert not info["is_success"]
 
@@ -74,6 +77,8 @@ def test_start_and_goal_can_be_asked_for(world):
         ("tworoom", {"goal": [3.0]}, r"goal: expected \(X\)"),
         ("pusht", {"start": [600.0, 0, 0, 0, 0]}, "start .* is no pose"),
         ("pusht", {"goal": [100.0, 100, 100, 100, np.nan]}, "goal .* is no pose"),
+        ("cube", {"start": [0.0] * 20}, r"start: expected \(Q\)"),
+        ("cube", {"goal": [np.inf] * 21}, "goal must be finite"),
     ],
 )
 def test_a_place_that_is_none_is_refused_in_one_line(robot, options, said):
@@ -171,3 +176,42 @@ def test_a_pose_is_set_to_the_pixel_whatever_the_angle():
 def test_a_goal_is_met_where_all_four_coordinates_together_and_the_angle_are_near(away, met):
     goal_5 = np.array([200.0, 200, 300, 300, 3.0])
     assert is_met(goal_5 + np.array(away, float), goal_5) is met
+
+
+# --- a cube
+
+
+def test_the_oracle_brings_the_cube_elsewhere_and_an_episode_is_a_function_of_its_number():
+    episodes = [cube.played(index, steps=120) for index in (0, 0, 1)]
+    assert np.array_equal(episodes[0].state_TO, episodes[1].state_TO)
+    assert not np.array_equal(episodes[0].state_TO, episodes[2].state_TO)
+    for episode in episodes[1:]:
+        place_T3 = episode.state_TO[:, 14:17]
+        assert np.linalg.norm(place_T3[-1, :2] - place_T3[0, :2]) > 0.05
+        assert place_T3[:, 2].max() > 0.1, "it is lifted"
+        assert not episode.terminated
+
+
+def test_the_cube_is_seen_where_it_is_said_to_be():
+    env = make_env("cube").unwrapped
+    for seed in range(5):
+        env.reset(seed=seed)
+        shown = env.render().astype(int)
+        red = (shown[..., 0] > 100) & (shown[..., 1] < 0.5 * shown[..., 0]) & (shown[..., 2] < 0.5 * shown[..., 0])
+        centre = (np.argwhere(red).mean(0)[::-1] + 0.5) / len(shown)
+        assert env.place("cube") == pytest.approx(centre, abs=0.03)
+
+
+def test_a_ray_that_meets_nothing_is_white_and_nearer_things_hide_farther_ones():
+    scene = """<mujoco><worldbody><camera name="eye" pos="0 0 3"/>
+    <geom type="sphere" size=".5" rgba="0 1 0 1"/><geom type="box" size="1 1 .1" pos="0 0 -1" rgba="1 0 0 1"/>
+    <geom type="sphere" size=".4" pos="0 0 1" rgba="0 0 1 0"/></worldbody></mujoco>"""
+    model = mujoco.MjModel.from_xml_string(scene)
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    shown = raycast(model, data, "eye", 33)
+    assert shown[0, 0].tolist() == [255, 255, 255]
+    assert shown[16, 16].tolist() == [0, 255, 0]
+    assert shown[16, 8].tolist() == pytest.approx([240, 0, 0], abs=15)
+    assert np.array_equal(shown, shown[::-1])
+    assert pixel_of(model, data, "eye", np.zeros(3)) == pytest.approx([0.5, 0.5])
