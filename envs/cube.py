@@ -1,8 +1,8 @@
 """A cube on a table and an arm with a gripper (OGBench's cube-single): the goal is where the cube should be.
 
 The state is the configuration of arm, gripper and cube; an action moves the gripper relative to where it is: along x, y and z, about
-its axis, and closes or opens it, each in [-1, 1]. Success is the cube within 4 cm of its place, however it is turned (Maes et al. 2026). Pictures
-are cast by rays: they need no OpenGL, and differ from OGBench's in light and shadow, and in that the arm is not transparent.
+its axis, and closes or opens it, each in [-1, 1]. Success is the cube within 4 cm of its place, however it is turned (Maes et al.
+2026). Pictures are cast by rays: they need no OpenGL, and differ from OGBench's in light and shadow, and in that the arm is opaque.
 """
 
 from __future__ import annotations
