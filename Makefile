@@ -40,10 +40,10 @@ bench: setup
 	for name in $(BENCHMARKS); do $(PYTHON) -m "benchmarks.$$name" $(if $(QUICK),--quick) $(ARGS); done
 	$(PYTHON) -m benchmarks.report
 
-# Other people's planners, which are compared with in environments of their own: two gigabytes.
+# Other people's planners, which are compared with in environments of their own: six gigabytes.
 bench-peers: setup
 	$(PYTHON) -m venv .venv-peers
-	$(UV) pip install --quiet --python .venv-peers/bin/python stable-worldmodel==0.1.1 imageio safetensors transformers
+	$(UV) pip install --quiet --python .venv-peers/bin/python stable-worldmodel==0.1.1 imageio opencv-python-headless safetensors transformers
 	$(PYTHON) -m benchmarks.latent_planning $(if $(QUICK),--quick) $(ARGS)
 
 # Keeps the pins that still fit; delete requirements.lock first to take the newest of everything.

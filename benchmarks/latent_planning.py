@@ -68,8 +68,8 @@ def problems(model: Jepa, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def cost(model: Jepa, here_D: Tensor, goal_D: Tensor, plan_HX: Tensor) -> float:
-    """Return the squared distance from the goal that a plan ends at, by the exact model; bounds hold for all."""
-    rows = plan_HX.clamp(-1, 1)[None]
+    """Return the squared distance from the goal that a plan ends at, by the exact model."""
+    rows = plan_HX[None]
     with torch.inference_mode():
         return float((model.rollout(here_D[None, None], rows[:, :0], rows)[0, -1] - goal_D).square().sum())
 
@@ -113,8 +113,11 @@ def theirs(model: Jepa, here_ND: Tensor, goal_ND: Tensor, threads: int) -> tuple
         (folder / "problem.json").write_text(json.dumps(asked))
         run = subprocess.run([PEER, SCRIPT, folder], capture_output=True, text=True, check=True)
     said = json.loads(run.stdout.splitlines()[-1])
-    plans = torch.tensor(said["plans"])
-    return said["ms"], [cost(model, *row) for row in zip(here_ND, goal_ND, plans, strict=True)]
+    problems = list(zip(here_ND, goal_ND, torch.tensor(said["plans"]), strict=True))
+    same = [cost(model, *row) for row in problems]
+    if not np.allclose(same, said["costs"], rtol=1e-2):
+        raise ValueError(f"the peer's model is not ours: its plans cost {said['costs']}, by ours {same}")
+    return said["ms"], [cost(model, here_D, goal_D, plan.clamp(-1, 1)) for here_D, goal_D, plan in problems]
 
 
 def patches_ms(threads: int) -> float:

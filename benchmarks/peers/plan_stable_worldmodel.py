@@ -1,7 +1,7 @@
 """The CEM solver of stable-worldmodel on weights and problems that it is given; run by benchmarks/latent_planning.py.
 
 It runs in an environment of its own (`make bench-peers`), so it imports nothing of ours. Latents of picture and goal are given too:
-neither side encodes. Prints one JSON line with the milliseconds of each plan and the plans.
+neither side encodes. Prints one JSON line with the milliseconds of each plan, the plans, and what they cost by its own reckoning.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ def main(folder: Path) -> None:
     solver.configure(
         action_space=space, n_envs=1, config=SimpleNamespace(horizon=asked["horizon"], action_block=sizes["block"])
     )
-    times_ms, plans = [], []
+    times_ms, plans, costs = [], [], []
     for here, goal in zip(asked["here"], asked["goal"], strict=True):
         info = {
             "pixels": torch.zeros(1, 1, 1),
@@ -87,8 +87,11 @@ def main(folder: Path) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             found = solver.solve(info)
         times_ms.append(1e3 * (time.perf_counter() - began))
-        plans.append(found["actions"][0].tolist())
-    print(json.dumps({"ms": times_ms, "plans": plans}))
+        plan = found["actions"][:1].float()
+        plans.append(plan[0].tolist())
+        with torch.inference_mode():
+            costs.append(float(model.get_cost({k: v[:, None] for k, v in info.items()}, plan[:, None])))
+    print(json.dumps({"ms": times_ms, "plans": plans, "costs": costs}))
 
 
 if __name__ == "__main__":
