@@ -65,8 +65,8 @@ class AdaptConfig:
     """The gate asks for a held-out score that is better by more than this share, and on most of the episodes."""
     new_body_margin: float = 0.02
     """The first swap asks that much of the one-step model: less, and the body is the old one."""
-    rollback_risk: float = 0.05
-    """Chance to roll back an adaptation that changed nothing, at each look."""
+    rollback_risk: float = 0.25
+    """Chance to roll back an adaptation that changed nothing, at the first look at its returns; a fifth of it at each later look."""
     trial_episodes: int = 5
     """Episodes with the new model before its return is judged."""
     recall: RecallConfig = field(default_factory=RecallConfig)
@@ -79,7 +79,7 @@ class AdaptConfig:
 
     def trial(self, before: Sequence[float] = ()) -> Trial[Any]:
         """Return what a model that is put in use has to stand; `before`: returns of the one that is in use now."""
-        return Trial(self.trial_episodes, self.rollback_risk, [*before])
+        return Trial(self.trial_episodes, self.rollback_risk, self.rollback_risk / 5, [*before])
 
 
 KEPT = 100

@@ -21,8 +21,10 @@ class Trial[Model]:
 
     episodes: int = 5
     """With a new model before its return is judged; after that, it is judged after each one."""
-    risk: float = 0.05
-    """Chance to call a model worse that is not, at each look."""
+    risk: float = 0.25
+    """Chance to call a model worse that is not, at the first look: little is lost by going back, much by staying with a bad one."""
+    later_risk: float = 0.05
+    """The same at each later look, of which there is no end."""
     before: list[float] = field(default_factory=list)
     since: list[float] = field(default_factory=list)
     sound: Model | None = None
@@ -46,7 +48,8 @@ class Trial[Model]:
         if self.sound is None or len(self.since) < max(self.episodes, FEW) or len(self.before) < FEW:
             return False
         less = stats.ttest_ind(self.since, self.before, equal_var=False, alternative="less")
-        return bool(less.pvalue < self.risk)  # pyright: ignore[reportAttributeAccessIssue]
+        first = len(self.since) == max(self.episodes, FEW)
+        return bool(less.pvalue < (self.risk if first else self.later_risk))  # pyright: ignore[reportAttributeAccessIssue]
 
     def back(self) -> Model:
         """End the trial: return the model that was better, of which returns are noted from now on."""

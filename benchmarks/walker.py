@@ -27,7 +27,7 @@ DEFECTS = (("left", 0.5), ("left", 0.25), ("right", 0.0))
 class WalkerOptions(Options):
     """What this benchmark can be told."""
 
-    sets: int = 5
+    sets: int = 8
     """Play sets of each arm on the canonical defect."""
     judged: int = 10
     """Episodes that every arm is judged on."""

@@ -1,7 +1,8 @@
 """The broken ankle, part of benchmarks/walker.py: how much of the lost return comes back after so many episodes of play.
 
 A play set is a life of its own: from the break on the robot plays five episodes, adapts, plays on with the adapted model, and so
-on until its budget is spent. What it has become is then judged on episodes that every play set and every arm shares.
+on until its budget is spent. What it has become is judged on episodes that every play set and every arm shares: after the first
+adaptation, and later when the last model that was put in use has been tried, before the next is.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ if TYPE_CHECKING:
     from envs.episodes import Episode
     from world_models.proposal import DiffusionProposal
 
-ROUNDS = (5, 10, 15, 20, 40, 70, 100)
+ROUNDS = (5, 10, 15, 20, 40, 70, 95)
 """Episodes of play after which the robot adapts again."""
-PLAYED, JUDGED = 5_500_000, 6_500_000
+PLAYED, JUDGED = 5_600_000, 6_600_000
 """Numbers of the first episodes of play, and of those that every arm is judged on."""
 JOINTS = {"left": "foot_left_joint", "right": "foot_joint"}
 
@@ -161,19 +162,21 @@ def live(life: Life, data: Path) -> dict[str, list[float]]:
         return {"0": judge()}
     found: dict[str, list[float]] = {}
     trial = ARMS[life.arm].agent.adapt.trial()
-    for round_, until in enumerate(n for n in ROUNDS if n <= life.budget):
+    for round_, until in enumerate([*(n for n in ROUNDS if n < life.budget), life.budget]):
         first = PLAYED + 1000 * life.play_set
         numbers = range(first + len(play), first + until)
         new = robot.episodes(numbers)
         play += [as_play(e) for e in new]
-        if failed(trial, new):
+        worse, used = failed(trial, new), (robot.model, robot.joint)
+        if worse:
             robot.model, robot.joint = trial.back()
-        else:
-            used = robot.model, robot.joint
+        if until in (20, life.budget):
+            found[str(until)] = judge()
+        if until < life.budget and not worse:
             robot.adapt(play, len(numbers), 100 * life.play_set + round_)
             if (robot.model, robot.joint) != used:
                 trial.put(used)
-        if until in (5, 20, life.budget):
+        if until == ROUNDS[0]:
             found[str(until)] = judge()
         print(f"{life.arm}, set {life.play_set}, {until} episodes of play", file=sys.stderr)
     return found | {"play": [float(p.reward_T.sum()) for p in play]}
