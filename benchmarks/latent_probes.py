@@ -34,6 +34,10 @@ AHEAD = (1, 2, 5, 10)
 """Blocks that are imagined ahead."""
 SHOWN, BLOCKS = 3, 8
 """Episodes in the picture, and blocks of each."""
+STILL = 1e-3
+"""Standard deviation of what does not move."""
+PLACES = ("px", "m")
+"""Units of where things are."""
 SEARCHED = 20_000
 """Frames of the training data among which the nearest is looked for."""
 
@@ -77,9 +81,12 @@ class Seen:
             for label, of in (
                 ((f"sin {name}", np.sin), (f"cos {name}", np.cos)) if unit == "rad" else ((name, np.asarray),)
             ):
+                values = [of(data.state_NO[:, column]) for data in (self.known, self.other)]
+                if values[1].std() < STILL:
+                    continue  # nothing to be known
                 names.append(label)
-                known.append(of(self.known.state_NO[:, column]))
-                other.append(of(self.other.state_NO[:, column]))
+                known.append(values[0])
+                other.append(values[1])
         return tuple(names), np.stack(known, 1), np.stack(other, 1)
 
 
@@ -151,8 +158,9 @@ def foreseen(seen: Seen, count: int = 400) -> list[dict[str, Any]]:
     block, rng = seen.model.cfg.block, np.random.default_rng(0)
     starts_N = rng.choice(seen.other.windows(block * AHEAD[-1]), count)
     z_NHD = imagined(seen, starts_N, AHEAD[-1])
-    half, rows = seen.other.state_NO.shape[1] // 2, []
-    places = slice(0, min(half, 4))  # x and y of what there is
+    spec, rows = robot_spec(PRESETS[seen.preset][1].robot), []
+    half = spec.state_size // 2
+    places = [column for column, unit in enumerate(spec.state_units[:half]) if unit in PLACES]
     for ahead in AHEAD:
         at_N = starts_N + block * ahead
         true_ND, guess_ND = seen.other_ND[at_N], z_NHD[:, ahead - 1]
@@ -164,7 +172,7 @@ def foreseen(seen: Seen, count: int = 400) -> list[dict[str, Any]]:
                 "world": seen.preset,
                 "blocks ahead": ahead,
                 "error, share of variance": mean_interval(share.tolist()),
-                "nearest frame is off by [px]": mean_interval(off_N.tolist()),
+                f"nearest frame is off by [{' or '.join(PLACES)}]": mean_interval(off_N.tolist()),
                 "n": count,
             }
         )
