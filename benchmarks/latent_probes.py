@@ -6,7 +6,6 @@ picture and the actions alone, drawn by the decoder, and the frame of the traini
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from benchmarks.common import Options, Result, Table, command, mean_interval
 from benchmarks.lewm import WORLDS
 from configs.models import LATENT_MODELS
 from configs.presets import PRESETS
+from deploy.dreams import strip as pictured
 from deploy.machine import ROOT
 from envs.frames import FrameData
 from envs.robots import robot_spec
@@ -28,14 +28,13 @@ from world_models.checkpoint import load_part
 from world_models.decoder import Decoder
 from world_models.jepa import Jepa
 from world_models.latent_heads import frames_of, latents
+from world_models.probes import explained, readable, ridge
 from world_models.temporal import mlp
 
 AHEAD = (1, 2, 5, 10)
 """Blocks that are imagined ahead."""
 SHOWN, BLOCKS = 3, 8
 """Episodes in the picture, and blocks of each."""
-STILL = 1e-3
-"""Standard deviation of what does not move."""
 PLACES = ("px", "m")
 """Units of where things are."""
 SEARCHED = 20_000
@@ -71,37 +70,12 @@ class Seen:
         known = first(known, SEARCHED)
         return Seen(preset, model, known, latents(model, known.frame_NHWC), other, latents(model, other.frame_NHWC))
 
-    @property
-    def state(self) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-        """Names of what may be known of a state, angles as sine and cosine, and their values in both data sets."""
-        spec = robot_spec(PRESETS[self.preset][1].robot)
-        half = spec.state_size // 2
-        names, known, other = [], [], []
-        for column, (name, unit) in enumerate(zip(spec.state_names[:half], spec.state_units[:half], strict=True)):
-            for label, of in (
-                ((f"sin {name}", np.sin), (f"cos {name}", np.cos)) if unit == "rad" else ((name, np.asarray),)
-            ):
-                values = [of(data.state_NO[:, column]) for data in (self.known, self.other)]
-                if values[1].std() < STILL:
-                    continue  # nothing to be known
-                names.append(label)
-                known.append(values[0])
-                other.append(values[1])
-        return tuple(names), np.stack(known, 1), np.stack(other, 1)
-
 
 def first(data: FrameData, frames: int) -> FrameData:
     """Return the first whole episodes, of no more than so many frames."""
     count = max(1, int((data.first_E <= frames).sum()) - 1)
     end = int(data.first_E[count])
     return FrameData(data.frame_NHWC[:end], data.state_NO[:end], data.action_NA[:end], data.first_E[: count + 1])
-
-
-def ridge(x_ND: Tensor, y_NC: Tensor, other_ND: Tensor, penalty: float = 1.0) -> Tensor:
-    """Return what a linear probe that was fitted on x and y says of others."""
-    ones = torch.ones(len(x_ND), 1), torch.ones(len(other_ND), 1)
-    x, other = torch.cat([x_ND, ones[0]], 1).double(), torch.cat([other_ND, ones[1]], 1).double()
-    return (other @ torch.linalg.solve(x.T @ x + penalty * torch.eye(x.shape[1]), x.T @ y_NC.double())).float()
 
 
 def network(x_ND: Tensor, y_NC: Tensor, other_ND: Tensor, steps: int = 1500) -> Tensor:
@@ -122,16 +96,12 @@ def network(x_ND: Tensor, y_NC: Tensor, other_ND: Tensor, steps: int = 1500) -> 
         return net(other_ND) * std_C + mean_C
 
 
-def explained(guess_NC: Tensor, true_NC: Tensor) -> list[float]:
-    """Return R2 per column."""
-    missed = (guess_NC - true_NC).square().sum(0) / (true_NC - true_NC.mean(0)).square().sum(0)
-    return (1 - missed).tolist()
-
-
 def probed(seen: Seen) -> list[dict[str, Any]]:
     """Return the rows of the probes."""
-    names, known, other = seen.state
-    x, y, true = seen.known_ND, torch.from_numpy(known).float(), torch.from_numpy(other).float()
+    spec, half = robot_spec(PRESETS[seen.preset][1].robot), seen.known.state_NO.shape[1] // 2
+    both = torch.from_numpy(np.concatenate([seen.known.state_NO, seen.other.state_NO])[:, :half])
+    names, asked = readable(spec.state_names[:half], spec.state_units[:half], both)
+    x, y, true = seen.known_ND, asked[: len(seen.known_ND)], asked[len(seen.known_ND) :]
     linear, bent = (explained(probe(x, y, seen.other_ND), true) for probe in (ridge, network))
     return [
         {"world": seen.preset, "of": name, "linear R2": a, "network R2": b, "n": len(true)}
@@ -189,30 +159,15 @@ def straightness(seen: Seen) -> float:
 
 def strip(seen: Seen, decoder: Decoder) -> bytes:
     """Return a PNG: of some episodes what was seen, what was imagined, and the nearest frames."""
-    from matplotlib.figure import Figure
-
     block, rng = seen.model.cfg.block, np.random.default_rng(4)
     starts_N = rng.choice(seen.other.windows(block * BLOCKS), SHOWN, replace=False)
     z_NHD = imagined(seen, starts_N, BLOCKS)
-    figure = Figure(figsize=(1.1 * BLOCKS, 3.5 * SHOWN), layout="constrained")
-    axes = figure.subplots(3 * SHOWN, BLOCKS)
+    lines: list[tuple[str, np.ndarray]] = []
     for index, start in enumerate(starts_N):
-        seen_HN = seen.other.frame_NHWC[start + block * np.arange(1, BLOCKS + 1)]
-        dreamt = decoder.picture(z_NHD[index]).numpy()
-        near = seen.known.frame_NHWC[nearest(seen, z_NHD[index]).numpy()]
-        for line, (name, pictures) in enumerate((("seen", seen_HN), ("imagined", dreamt), ("nearest", near))):
-            for column, picture in enumerate(pictures):
-                axis = axes[3 * index + line, column]
-                axis.imshow(picture)
-                axis.set_xticks([])
-                axis.set_yticks([])
-                if column == 0:
-                    axis.set_ylabel(name, fontsize=8)
-                if index == 0 and line == 0:
-                    axis.set_title(f"{block * (column + 1)} steps", fontsize=8)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=80)
-    return drawn.getvalue()
+        lines.append(("seen", seen.other.frame_NHWC[start + block * np.arange(1, BLOCKS + 1)]))
+        lines.append(("imagined", decoder.picture(z_NHD[index]).numpy()))
+        lines.append(("nearest", seen.known.frame_NHWC[nearest(seen, z_NHD[index]).numpy()]))
+    return pictured(lines, [f"{block * n} steps" for n in range(1, BLOCKS + 1)])
 
 
 def rows_of(rows: Sequence[dict[str, Any]], title: str) -> Table:

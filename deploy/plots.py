@@ -17,13 +17,13 @@ PHASE_COLOURS = {"healthy": GREEN, "broken": RED, "adapted": BLUE}
 LEAST_SURPRISE = 0.1
 
 
-def axes(height: float, columns: int = 1) -> tuple[Any, Any]:
+def axes(height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
     """Return a figure of the report's width and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, height), dpi=130, layout="constrained")
-    grid = figure.subplots(1, columns)
-    for axis in np.atleast_1d(grid):
+    grid = figure.subplots(rows, columns)
+    for axis in np.ravel(grid):
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(colors=INK, labelsize=9)
         axis.grid(axis="y", color="#e6e9ec", linewidth=0.8)

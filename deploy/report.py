@@ -187,6 +187,23 @@ def adaptations(summary: dict[str, Any]) -> str:
     return f"<section><h2>What was adapted</h2>{table(head, rows, frozenset({6}))}</section>"
 
 
+def latents(cfg: RunConfig, history: History) -> str:
+    """Return what a latent world model imagined, and what it knows; nothing for other agents."""
+    from agents.latent import LatentConfig
+
+    if not isinstance(cfg.agent, LatentConfig):
+        return ""
+    from deploy.dreams import dream, knowledge
+
+    about = (
+        "The longest episode, and below it what the model imagines of it from the first picture and the actions alone."
+    )
+    known = [[escape(name), number(value, 3)] for name, value in knowledge(cfg.agent)]
+    head = "<h2>What the latents know</h2><p>Share of the variance that a linear probe reads off single latents, held-out episodes.</p>"
+    rows = f"<section>{head}{table(('of', 'R2'), known)}</section>" if known else ""
+    return plot("Imagination", about, dream(cfg.agent, cfg.robot, cfg.version, history.episodes)) + rows
+
+
 def write_report(
     folder: Path, cfg: RunConfig, summary: dict[str, Any], history: History, control: Sequence[EpisodeRecord]
 ) -> None:
@@ -204,6 +221,7 @@ def write_report(
         plot("Surprise", about, surprise_plot(history)),
         plot("Returns", arms, returns_plot(history, control)),
         plot("Prediction before and after adaptation", heldout, adaptation_plot(history)),
+        latents(cfg, history),
         phases(summary),
         adaptations(summary),
         _details(cfg, summary, backend),

@@ -6,11 +6,12 @@ import torch
 
 from agents.calibration import calibrate
 from agents.surprise import SurpriseConfig
-from benchmarks import latent_adaptation, latent_planning, latent_probes, latent_surprise, lewm
+from benchmarks import latent_adaptation, latent_planning, latent_surprise, lewm
 from configs.models import LATENT_MODELS
 from configs.presets import PRESETS
 from envs.faults import parse_faults
 from envs.robots import robot_spec
+from world_models import probes
 from world_models.jepa import JepaConfig, VitConfig, quick
 
 
@@ -71,10 +72,10 @@ def test_a_probe_reads_what_is_linear_and_says_how_much():
     generator = torch.Generator().manual_seed(0)
     x, other = torch.randn(500, 6, generator=generator), torch.randn(200, 6, generator=generator)
     weights = torch.randn(6, 2, generator=generator)
-    guess = latent_probes.ridge(x, x @ weights + 3.0, other, penalty=1e-6)
-    assert latent_probes.explained(guess, other @ weights + 3.0) == pytest.approx([1.0, 1.0], abs=1e-5)
+    guess = probes.ridge(x, x @ weights + 3.0, other, penalty=1e-6)
+    assert probes.explained(guess, other @ weights + 3.0) == pytest.approx([1.0, 1.0], abs=1e-5)
     mean = (other @ weights).mean(0).expand(200, 2)
-    assert latent_probes.explained(mean, other @ weights) == pytest.approx([0.0, 0.0], abs=1e-5)
+    assert probes.explained(mean, other @ weights) == pytest.approx([0.0, 0.0], abs=1e-5)
 
 
 def test_plans_of_the_benchmark_end_nearer_to_their_goal_than_none_and_bf16_costs_little():

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,12 @@ import deploy.train
 from agents.latent import LatentConfig, build_latent
 from agents.latent_search import Amortised, Distance, LatentDynamics, squared, toward
 from configs.models import LATENT_MODELS
+from configs.presets import PRESETS
+from deploy import report
 from deploy.collect import main as collect
+from deploy.dreams import dream, knowledge
+from deploy.history import History
+from deploy.records import EpisodeRecord
 from deploy.train import TrainArgs, train_all
 from envs.frames import FrameData
 from envs.robots import ROBOTS, make_env
@@ -26,6 +32,7 @@ from world_models.inverse import InverseConfig, InverseDynamics
 from world_models.jepa import ConvConfig, Jepa, JepaConfig, batch_norms
 from world_models.latent_heads import Encoded, TemporalPart
 from world_models.normaliser import Normaliser
+from world_models.probes import readable
 from world_models.temporal import TemporalConfig, TemporalDistance
 from world_models.training import TrainConfig
 
@@ -237,3 +244,38 @@ def test_members_disagree_where_they_were_not_trained_and_caution_prices_that(fo
     readings = toward(torch.zeros(1, 8))(z_BSHD)
     price = Distance(caution=3.0)(readings, rows[None]) - Distance()(readings, rows[None])
     assert torch.allclose(price[0], 3.0 * spread.sum(-1), atol=1e-4)
+
+
+def lived(steps, full=True):
+    rng = np.random.default_rng(0)
+    empty = np.zeros(steps if full else 0)
+    actions = rng.uniform(-1, 1, (steps if full else 0, 2))
+    states = 50.0 + rng.uniform(0, 20, (steps if full else 0, 4))
+    arrays = (states, actions, actions, actions, empty, empty, empty, {}, empty, empty, empty)
+    return EpisodeRecord(0, 0, 0.0, steps * 0.1, steps, 0.0, "truncated", *arrays)
+
+
+def test_a_report_shows_what_the_model_imagines_and_says_what_it_knows(folder):
+    cfg = LatentConfig(checkpoint=folder)
+    drawn = dream(cfg, "tworoom", "v4", [lived(4), lived(21), lived(30, full=False)])
+    assert iio.imread(drawn).shape[1] > 1000
+    assert dream(cfg, "tworoom", "v4", [lived(4)]) is None
+    assert dream(cfg, "tworoom", "v4", []) is None
+    assert [name for name, _ in knowledge(cfg)] == ["x", "y"]
+    history = History(None, 0.1, episodes=[lived(21)])
+    html = report.latents(replace(PRESETS["lewm-tworoom-small"][1], agent=cfg), history)
+    assert html.count("data:image/png;base64,") == 1
+    assert "What the latents know" in html
+    assert report.latents(PRESETS["walker"][1], history) == ""
+    (folder / "decoder.safetensors").rename(folder / "hidden")
+    assert dream(cfg, "tworoom", "v4", [lived(21)]) is None
+    (folder / "hidden").rename(folder / "decoder.safetensors")
+
+
+def test_probes_ask_for_angles_as_sine_and_cosine_and_for_nothing_that_is_still():
+    names, asked = readable(
+        ("x", "still", "turn"), ("px", "px", "rad"), torch.tensor([[1.0, 2, 0], [3.0, 2, 1], [5.0, 2, 2]])
+    )
+    assert names == ("x", "sin turn", "cos turn")
+    assert asked[:, 0].tolist() == [1, 3, 5]
+    assert asked[:, 1].tolist() == pytest.approx(np.sin([0, 1, 2]).tolist())

@@ -82,7 +82,9 @@ def test_what_is_trained_is_read_back_and_encodes_the_same(data, tmp_path, monke
     model, card = load_part(tmp_path / "out", "jepa"), read_card(tmp_path / "out", "jepa")
     assert model.cfg == TINY
     assert not model.training
-    assert card["metrics"].keys() == {"error", "error_standing_still", "sigreg"}
+    probes = {"linear R2 of x", "linear R2 of y"}
+    assert card["metrics"].keys() == {"error", "error_standing_still", "sigreg"} | probes
+    assert all(card["metrics"][name] < 1 for name in probes)
     assert card["data"] == ["tworoom-expert"]
     frames = torch.randint(0, 256, (5, 16, 16, 3), dtype=torch.uint8)
     again = load_part(tmp_path / "out", "jepa")

@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from envs.frames import FrameData
+from envs.robots import ROBOTS
 from world_models.fit import Task
 from world_models.jepa import Jepa, JepaConfig, batch_norms, losses, settle
 from world_models.latent_heads import (
@@ -24,9 +25,11 @@ from world_models.latent_heads import (
     ensemble_task,
     frames_of,
     inverse_task,
+    latents,
     temporal_task,
 )
 from world_models.normaliser import Normaliser
+from world_models.probes import explained, readable, ridge
 from world_models.sigreg import directions
 from world_models.training import TrainConfig
 
@@ -108,7 +111,8 @@ def jepa_task(cfg: LatentModelConfig, folder: Path) -> Task:
         assert isinstance(model, Jepa)
         generator = Generator().manual_seed(part.train.seed)
         settle(model, [fresh(generator) for _ in range(part.settled)])
-        return measure(model, [unseen(generator) for _ in range(8)], part.directions)
+        figures = measure(model, [unseen(generator) for _ in range(8)], part.directions)
+        return figures | known_states(model, cfg.robot, data, (train, held))
 
     card: dict[str, Any] = {"part": "jepa", "robot": cfg.robot, "data": list(part.data)}
     card |= {"transitions": len(known), "jepa": asdict(part.jepa), "train": asdict(part.train)}
@@ -139,6 +143,31 @@ def measure(model: Jepa, batches: list[tuple[Tensor, Tensor]], count: int) -> di
         still = (z_BTD[:, 1:] - z_BTD[:, :-1]).square().mean()
         rows.append((float(error), float(still), float(spread)))
     return dict(zip(("error", "error_standing_still", "sigreg"), np.mean(rows, 0).tolist(), strict=True))
+
+
+PROBED = 4000
+"""Frames that a probe is fitted on, and as many that it is tried on."""
+
+
+def known_states(model: Jepa, robot: str, data: FrameData, split: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+    """Return what a linear probe reads off single latents of held-out episodes, R2 by what is asked; empty for states of others."""
+    spec = ROBOTS[robot]
+    columns = [n for n, name in enumerate(spec.state_names) if f"goal_{name}" in spec.columns]
+    if data.state_NO.shape[1] != spec.state_size:
+        return {}
+    z, states, rng = [], [], np.random.default_rng(0)
+    for episodes in split:
+        frames = data.windows(0, episodes)
+        rows = np.sort(rng.choice(frames, min(PROBED, len(frames)), replace=False))
+        z.append(latents(model, data.frame_NHWC[rows]))
+        states.append(torch.from_numpy(data.state_NO[rows][:, columns]))
+    names, both = readable(
+        [spec.state_names[n] for n in columns], [spec.state_units[n] for n in columns], torch.cat(states)
+    )
+    known, true = both[: len(z[0])], both[len(z[0]) :]
+    return {
+        f"linear R2 of {name}": r2 for name, r2 in zip(names, explained(ridge(z[0], known, z[1]), true), strict=True)
+    }
 
 
 LATENT_TASKS = {"jepa": jepa_task}
