@@ -65,6 +65,8 @@ class LatentConfig:
     """Whether searches predict in bf16: faster where the processor has it, and a little less exact."""
     init_std: float = 0.7
     """Of the first candidates around the last plan, in half ranges of the actuators."""
+    settled: float = 0.0
+    """A search ends early when its next draw would be narrower than this, in shares of `init_std`; 0: never."""
     distance: Literal["squared", "temporal"] = "squared"
     """From the goal: of the latents, or in time, by the part `temporal` of the checkpoint."""
     amortised: bool = False
@@ -272,6 +274,7 @@ def build_latent(cfg: LatentConfig, spec: RobotSpec, objective: str = "", adapt:
         horizon=cfg.horizon,
         samples=cfg.samples,
         init_std=cfg.init_std,
+        settled=cfg.settled,
         correlation=0.0,
     )
     agent = LatentAgent(

@@ -68,6 +68,7 @@ class Cem:
         if state.first_BSHA is not None:
             return state.first_BSHA
         mean_BHA, std_BHA = self.fit(state)
+        std_BHA = torch.maximum(std_BHA, self.min_std * state.region.scale_BHA)
         eps_BSHA = smooth_noise(generators, samples - 1, mean_BHA, self.correlation)
         elites_B1 = state.elite_cost_BE.isfinite().sum(1, keepdim=True).clamp_min(1)
         parent_BS = torch.arange(samples - 1, device=elites_B1.device) % elites_B1
@@ -93,8 +94,11 @@ class Cem:
         weight_BE11 = ok_BE11 / count_B11[:, None].clamp_min(1)
         mean_BHA = (weight_BE11 * state.elites_BEHA).sum(1)
         std_BHA = (weight_BE11 * (state.elites_BEHA - mean_BHA[:, None]).square()).sum(1).sqrt()
-        std_BHA = torch.maximum(std_BHA, self.min_std * state.region.scale_BHA)
         return mean_BHA, torch.where(count_B11 > 0, std_BHA, state.region.scale_BHA)
+
+    def spread(self, state: CemState, /) -> Tensor:
+        """Return the largest standard deviation of the elites, in those of the proposal, (B,)."""
+        return (self.fit(state)[1] / state.region.scale_BHA).flatten(1).amax(1)
 
     def answer(self, state: CemState, /) -> Incumbent:
         """Return the best candidate ever, or, with `returns="centre"`, the last mean if its cost is finite."""

@@ -66,6 +66,7 @@ class Mppi:
         if state.cost_BS is None:
             return state.actions_BSHA
         mean_BHA, std_BHA = self.moments(state, state.cost_BS)
+        std_BHA = torch.maximum(std_BHA, self.min_std * state.region.scale_BHA)
         eps_BSHA = smooth_noise(generators, samples - 1, mean_BHA, self.correlation)
         drawn_BSHA = mean_BHA[:, None] + std_BHA[:, None] * eps_BSHA
         return state.region.clamp(torch.cat([mean_BHA[:, None], drawn_BSHA], 1), self.trust)
@@ -95,10 +96,13 @@ class Mppi:
         some_B11 = weight_B1S.any(2, keepdim=True)
         return (
             torch.where(some_B11, mean_BHA, state.best.actions_BHA),
-            torch.where(
-                some_B11, torch.maximum(std_BHA, self.min_std * state.region.scale_BHA), state.region.scale_BHA
-            ),
+            torch.where(some_B11, std_BHA, state.region.scale_BHA),
         )
+
+    def spread(self, state: MppiState, /) -> Tensor:
+        """Return the largest weighted standard deviation, in those of the proposal, (B,)."""
+        assert state.cost_BS is not None
+        return (self.moments(state, state.cost_BS)[1] / state.region.scale_BHA).flatten(1).amax(1)
 
     def answer(self, state: MppiState, /) -> Incumbent:
         """Return the best candidate ever, or, with `returns="centre"`, the last mean if its cost is finite."""

@@ -163,6 +163,10 @@ class Method(Protocol):
         """Return the state after these candidates cost that much, (B, S); inf means rejected."""
         ...
 
+    def spread(self, state: Any, /) -> Tensor:
+        """Return how wide the next draw would be, (B,): its largest standard deviation, in those of the proposal; without floors."""
+        ...
+
     def answer(self, state: Any, /) -> Incumbent:
         """Return the block to execute and its cost; it was evaluated, unless the cost is inf."""
         ...

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
 
 from envs.shapes import check
-from planners.sampling import Bounds, Method, Region, finite_rows, repaired, take
+from planners.sampling import Bounds, Incumbent, Method, Region, finite_rows, repaired, take
 from planners.types import ActionPlan, PlanStatus
 from planners.warm import renoised
 
@@ -27,7 +27,7 @@ class SearchResult:
     actions_BHA: Tensor  # float32, inside the action bounds
     cost_B: Tensor
     rejected_B: Tensor  # int64: candidates with a non-finite action, prediction or cost
-    candidates: int  # evaluated for each environment
+    candidates: int  # evaluated for each environment, at most
     futures_BFHD: Tensor  # what was predicted for the best of the last population, the best first
 
 
@@ -42,6 +42,47 @@ class First:
     actions_BSHA: Tensor
     region: Region
     legal_BS: Tensor | None = None  # None: all
+
+
+@dataclass
+class Found:
+    """What a search has found so far. An environment that is closed keeps what it has, whatever goes on beside it in the batch."""
+
+    open_B: Tensor
+    rejected_B: Tensor
+    candidates: int = 0
+    best: tuple[Tensor, ...] = ()  # actions, cost, futures
+    _left: dict[int, Tensor] = field(default_factory=dict)  # states of the generators of those that are closed
+
+    @classmethod
+    def nothing(cls, environments: int, device: torch.device) -> Found:
+        """Return it before anything was evaluated."""
+        zero_B = torch.zeros(environments, dtype=torch.int64, device=device)
+        return cls(zero_B == 0, zero_B)
+
+    def add(self, best: Incumbent, z_BSHD: Tensor, cost_BS: Tensor) -> None:
+        """Take in a population and the best so far, where the search goes on."""
+        self.rejected_B += cost_BS.isinf().sum(1) * self.open_B
+        self.candidates += cost_BS.shape[1]
+        futures_BFHD = take(z_BSHD, cost_BS.topk(min(FUTURES, cost_BS.shape[1]), largest=False).indices)
+        new = best.actions_BHA, best.cost_B, futures_BFHD
+        if self.open_B.all():
+            self.best = new
+        else:
+            rows = [self.open_B.view(-1, *[1] * (t.ndim - 1)) for t in new]
+            self.best = tuple(torch.where(row, n, old) for row, n, old in zip(rows, new, self.best, strict=True))
+
+    def close(self, narrow_B: Tensor, generators: Sequence[Generator]) -> bool:
+        """Close the environments whose search has become narrow; return whether none is left."""
+        for row in (narrow_B & self.open_B).nonzero()[:, 0].tolist():
+            self._left[row] = generators[row].get_state()
+        self.open_B = self.open_B & ~narrow_B
+        return not self.open_B.any()
+
+    def restore(self, generators: Sequence[Generator]) -> None:
+        """Leave each generator as the search of its own environment left it."""
+        for row, state in self._left.items():
+            generators[row].set_state(state)
 
 
 @dataclass(frozen=True)
@@ -63,6 +104,9 @@ class SearchPlanner:
     guess_trust: float = 2.0  # the guess stays this close to a proposal; it is then a centre of the trust region too
     renoise: float = 0.3  # noise on those copies, in standard deviations of the proposal
     correlation: float = 0.7  # of that noise, and of the Gaussian proposal, over neighbouring control steps
+    settled: float = (
+        0.0  # a search ends when its next draw would be narrower than this, in standard deviations of the proposal
+    )
     floor_std: float = 0.02  # least standard deviation credited to the proposal, in half ranges
     goal_version: int = 0  # which goal the objective stands for
 
@@ -79,10 +123,10 @@ class SearchPlanner:
                 "need 0 < guess_share <= 1, renoise >= 0 and 0 <= correlation < 1, got "
                 f"{self.guess_share}, {self.renoise} and {self.correlation}"
             )
-        if not min(self.init_std, self.floor_std, self.guess_trust) > 0:
+        if not (min(self.init_std, self.floor_std, self.guess_trust) > 0 and self.settled >= 0):
             raise ValueError(
-                "init_std, floor_std and guess_trust must be > 0, got "
-                f"{self.init_std}, {self.floor_std} and {self.guess_trust}"
+                "init_std, floor_std and guess_trust must be > 0, settled >= 0, got "
+                f"{self.init_std}, {self.floor_std}, {self.guess_trust} and {self.settled}"
             )
 
     @property
@@ -103,19 +147,18 @@ class SearchPlanner:
         first = self._first(belief, self._usable(guess_BHA, bounds, belief), bounds, generators)
         state = self.method.init(first.actions_BSHA, first.region)
         legal_BS = first.legal_BS
-        rejected_B = torch.zeros(len(generators), dtype=torch.int64, device=belief.z_BTD.device)
-        candidates = 0
-        z_BSHD = cost_BS = first.actions_BSHA  # every method has an iteration
+        found = Found.nothing(len(generators), belief.z_BTD.device)
         for _ in range(self.method.iterations):
             actions_BSHA = bounds.clip(self.method.ask(state, self.samples, generators))
             z_BSHD, cost_BS = self._evaluate(belief, actions_BSHA, legal_BS, generators)
-            rejected_B += cost_BS.isinf().sum(1)
-            candidates += cost_BS.shape[1]
             state = self.method.tell(state, actions_BSHA, cost_BS)
+            found.add(self.method.answer(state), z_BSHD, cost_BS)
             legal_BS = None  # what a method makes of finite candidates is finite
-        found = self.method.answer(state)
-        futures_BFHD = take(z_BSHD, cost_BS.topk(min(FUTURES, cost_BS.shape[1]), largest=False).indices)
-        return SearchResult(bounds.clip(found.actions_BHA), found.cost_B, rejected_B, candidates, futures_BFHD)
+            if self.settled > 0.0 and found.close(self.method.spread(state) < self.settled, generators):
+                break
+        found.restore(generators)
+        actions_BHA, cost_B, futures_BFHD = found.best
+        return SearchResult(bounds.clip(actions_BHA), cost_B, found.rejected_B, found.candidates, futures_BFHD)
 
     def plan(
         self,

@@ -53,6 +53,10 @@ class Ssr:
         """Return the state with the best of the candidates."""
         return replace(state, best=state.best.challenge(actions_BSHA, cost_BS))
 
+    def spread(self, state: SsrState, /) -> Tensor:
+        """Return inf: nothing narrows."""
+        return state.best.cost_B.new_full(state.best.cost_B.shape, math.inf)
+
     def answer(self, state: SsrState, /) -> Incumbent:
         """Return the best candidate and its cost."""
         return state.best

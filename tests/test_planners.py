@@ -149,6 +149,28 @@ def test_a_plan_is_the_same_alone_and_in_a_batch(method, proposal, guessed):
         torch.testing.assert_close(together.cost_B[b], alone.cost_B[0], rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("method", [Cem(elites=8, iterations=12, kernel=1.0), Mppi(iterations=12)], ids=["cem", "mppi"])
+def test_a_search_that_has_settled_ends_and_a_batch_changes_neither_its_plan_nor_its_random_numbers(method):
+    states = [[1.0, 0.5], [-0.4, 0.2], [0.0, -2.0]]
+    patient = planner(method, samples=64)
+    hasty = replace(patient, settled=0.25)
+    batch = generators(5, 6, 7)
+    together = hasty.search(belief(*states), None, batch)
+    counts = []
+    for b, state in enumerate(states):
+        (mine,) = own = generators(5 + b)
+        alone = hasty.search(belief(state), None, own)
+        counts.append(alone.candidates)
+        torch.testing.assert_close(together.actions_BHA[b], alone.actions_BHA[0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(together.futures_BFHD[b], alone.futures_BFHD[0], rtol=0, atol=1e-6)
+        assert together.rejected_B[b] == alone.rejected_B[0]
+        assert torch.equal(batch[b].get_state(), mine.get_state())
+        fewer = replace(patient, method=replace(method, iterations=alone.candidates // 64))
+        assert torch.equal(fewer.search(belief(state), None, generators(5 + b)).actions_BHA, alone.actions_BHA)
+    assert 64 < max(counts) < 64 * 12
+    assert together.candidates == max(counts)
+
+
 def test_one_broken_environment_leaves_its_neighbour_alone(method, proposal):
     search = planner(method, proposal=proposal)
     both = search.search(belief([math.nan, 0.0], [1.0, 0.5]), None, generators(0, 1))
