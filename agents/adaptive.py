@@ -8,6 +8,7 @@ watch --alarm--> collect --enough play--> (job runs) --gate--> trial --enough ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -48,8 +49,11 @@ class AdaptConfig:
 
     enabled: bool = True
     """False: the alarm is raised and nothing follows (the control arm)."""
-    parts: tuple[Part, ...] = ("step", "policy", "value")
-    """`value` is what `policy` earns in the one-step model; `dynamics` is needed only by a planner that searches with it."""
+    parts: tuple[Part, ...] = ("step", "value")
+    """`value` is what the policy earns in the one-step model; `dynamics` is needed only by a planner that searches with it.
+
+    With `policy` it is first fitted to the play: to what the planner did where it did not know the body, which is worth less.
+    """
     play_episodes: int = 5
     """Falls (or whole episodes) to collect before each round ..."""
     play_steps: int = 4000
@@ -111,7 +115,13 @@ def job(
 
 
 def accepts(made: Candidate, margin: float) -> bool:
-    """Return whether a candidate is better by more than the margin, and on most held-out episodes."""
+    """Return whether a candidate is better by more than the margin, and on most held-out episodes.
+
+    A value only has to be finite: it says what can be earned with the body, and play says what was, before anybody knew it. Whether it
+    is of use shows in what the robot earns with it (agents/trial.py).
+    """
+    if made.part == "value":
+        return math.isfinite(made.after)
     return made.after < made.before * (1 - margin) and made.better_share > 0.5
 
 
@@ -360,6 +370,8 @@ class AdaptiveAgent:
         change = 100 * (made.after / made.before - 1)
         accepted = good and not same_body
         verdict = "accepted" if accepted else "refused"
+        if accepted and made.part == "value":
+            verdict += ", on trial: what it is worth shows in what the robot earns"
         if good and same_body:
             verdict += ": the one-step model gains nothing, so the body is the old one"
         reason = f"held-out score {change:+.1f} %, better on {made.better_share:.0%} of held-out episodes: {verdict}"

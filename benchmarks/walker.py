@@ -28,7 +28,9 @@ class WalkerOptions(Options):
     """What this benchmark can be told."""
 
     sets: int = 8
-    """Play sets of each arm on the canonical defect."""
+    """Play sets of the method on the canonical defect."""
+    others: int = 5
+    """Play sets of each other arm there."""
     judged: int = 10
     """Episodes that every arm is judged on."""
     datasets: tuple[str, ...] = tuple(PUBLISHED)
@@ -51,7 +53,8 @@ def plan(options: WalkerOptions) -> list[Life]:
     lives = [Life(name, "left", None, None, 0, options.judged) for name in ARMS]
     for name, arm in ARMS.items():
         for side, limit in DEFECTS if name == METHOD else DEFECTS[:1]:
-            sets = range(options.sets if (side, limit) == DEFECTS[0] else 1)
+            most = options.sets if name == METHOD else options.others
+            sets = range(most if (side, limit) == DEFECTS[0] else 1)
             lives.append(Life(name, side, limit, None, 0, options.judged))
             lives += [Life(name, side, limit, n, arm.budget, options.judged) for n in sets if arm.budget]
     return lives

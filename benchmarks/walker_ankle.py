@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 ROUNDS = (5, 10, 15, 20, 40, 70, 95)
 """Episodes of play after which the robot adapts again."""
-PLAYED, JUDGED = 5_600_000, 6_600_000
+PLAYED, JUDGED = 5_700_000, 6_800_000
 """Numbers of the first episodes of play, and of those that every arm is judged on."""
 JOINTS = {"left": "foot_left_joint", "right": "foot_joint"}
 
@@ -57,7 +57,8 @@ class Arm:
 
 PUBLISHED = LearnedConfig(predictor="dynamics", horizon=32, samples=16, method=Ssr())
 ARMS = {
-    "one-step model, policy and value": Arm(("step", "policy", "value")),
+    "one-step model and value": Arm(("step", "value")),
+    "one-step model, policy and value": Arm(("step", "policy", "value"), budget=20),
     "one-step model alone": Arm(("step",), budget=20),
     "diffusion dynamics alone, sample-score-rank": Arm(("step", "dynamics"), PUBLISHED, budget=20),
     "joint diffusion of actions and states, fine-tuned": Arm((), budget=20, kind="joint"),

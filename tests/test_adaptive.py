@@ -150,13 +150,27 @@ def test_only_better_parts_are_swapped_in_and_the_gate_says_why():
         live(it, 100.0)
     it.take_job()
     old = it.model
-    events = it.receive([candidate("dynamics", it), candidate("value", it, after=1.2)], 1.0)
+    events = it.receive([candidate("dynamics", it), candidate("policy", it, after=1.2)], 1.0)
     reports = [e for e in events if isinstance(e, AdaptationReport)]
-    assert [(r.part, r.accepted) for r in reports] == [("dynamics", True), ("value", False)]
+    assert [(r.part, r.accepted) for r in reports] == [("dynamics", True), ("policy", False)]
     assert "refused" in reports[1].reason
     assert [e.reason for e in events if isinstance(e, ModelSwap)] == ["accepted"]
     assert it.model.dynamics is not old.dynamics
-    assert it.model.value is old.value
+    assert it.model.policy is old.policy
+
+
+@pytest.mark.parametrize(("after", "taken"), [(9.0, True), (float("nan"), False)])
+def test_a_value_is_tried_whatever_earlier_play_says_unless_it_is_no_number(after, taken):
+    it = agent()
+    for _ in range(5):
+        live(it, 100.0)
+    it.take_job()
+    old = it.model
+    events = it.receive([candidate("step", it), candidate("value", it, after=after, share=0.0)], 1.0)
+    assert (it.model.value is not old.value) == taken
+    (report,) = [e for e in events if isinstance(e, AdaptationReport) and e.part == "value"]
+    assert ("on trial" in report.reason) == taken
+    assert it.trial.sound is old
 
 
 @pytest.mark.parametrize(
