@@ -325,10 +325,10 @@ class AdaptiveAgent:
         return "collect" if self.round < self.cfg.rounds else "watch"
 
     def take_job(self) -> Job | None:
-        """Return a fit when there is enough new play and a round is left."""
+        """Return a fit when there is enough new play, a round is left, and the model in use has been judged."""
         fresh_steps = sum(len(p.action_TA) for p in self.play[-self.fresh :]) if self.fresh >= 4 else 0
         enough = self.fresh >= self.cfg.play_episodes or fresh_steps >= self.cfg.play_steps
-        ready = self.stage in ("collect", "trial") and enough
+        ready = self.stage in ("collect", "trial") and enough and not (self.trial.pending and self.objective in TASK)
         least = self.replay[1].shape[1] if "dynamics" in self.cfg.parts else WINDOW
         usable = sum(len(p.action_TA) >= least for p in self.play) >= 3
         if not (self.cfg.enabled and ready and usable and self.round < self.cfg.rounds):

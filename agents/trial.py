@@ -43,9 +43,14 @@ class Trial[Model]:
         self.since = []
 
     @property
+    def pending(self) -> bool:
+        """Whether a model is on trial that has not been judged yet."""
+        return self.sound is not None and len(self.since) < max(self.episodes, FEW)
+
+    @property
     def failed(self) -> bool:
         """Whether the robot earns less than before (Welch's test, one-sided)."""
-        if self.sound is None or len(self.since) < max(self.episodes, FEW) or len(self.before) < FEW:
+        if self.sound is None or self.pending or len(self.before) < FEW:
             return False
         less = stats.ttest_ind(self.since, self.before, equal_var=False, alternative="less")
         first = len(self.since) == max(self.episodes, FEW)

@@ -239,6 +239,17 @@ def test_later_rounds_judge_each_part_alone():
     assert it.model.dynamics is not it.original.dynamics
 
 
+def test_the_next_fit_waits_until_the_model_in_use_has_been_judged():
+    it = adapted()
+    it.trial.episodes, it.memory.cfg = 8, RecallConfig(level=1e9)
+    it.surprise_cfg = SurpriseConfig(gross=1e9, settle=10_000)
+    for _ in range(7):
+        live(it, 100.0)
+        assert it.take_job() is None
+    live(it, 100.0)
+    assert it.take_job() is not None
+
+
 def test_a_repaired_body_is_known_by_what_it_does():
     it = adapted()
     it.cfg = replace(it.cfg, trial_episodes=1000)  # its return is not judged here

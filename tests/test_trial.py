@@ -45,8 +45,10 @@ def test_nothing_is_said_before_enough_episodes():
     it = put(Trial(), 4000)
     it.put("model 0")
     earn(it, 0, it.episodes - 1)
+    assert it.pending
     assert not it.failed
     earn(it, 0, 1)
+    assert not it.pending
     assert it.failed
 
 
