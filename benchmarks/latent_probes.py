@@ -98,9 +98,8 @@ def network(x_ND: Tensor, y_NC: Tensor, other_ND: Tensor, steps: int = 1500) -> 
 
 def probed(seen: Seen) -> list[dict[str, Any]]:
     """Return the rows of the probes."""
-    spec, half = robot_spec(PRESETS[seen.preset][1].robot), seen.known.state_NO.shape[1] // 2
-    both = torch.from_numpy(np.concatenate([seen.known.state_NO, seen.other.state_NO])[:, :half])
-    names, asked = readable(spec.state_names[:half], spec.state_units[:half], both)
+    both = torch.from_numpy(np.concatenate([seen.known.state_NO, seen.other.state_NO]))
+    names, asked = readable(robot_spec(PRESETS[seen.preset][1].robot), both)
     x, y, true = seen.known_ND, asked[: len(seen.known_ND)], asked[len(seen.known_ND) :]
     linear, bent = (explained(probe(x, y, seen.other_ND), true) for probe in (ridge, network))
     return [

@@ -104,9 +104,7 @@ class SearchPlanner:
     guess_trust: float = 2.0  # the guess stays this close to a proposal; it is then a centre of the trust region too
     renoise: float = 0.3  # noise on those copies, in standard deviations of the proposal
     correlation: float = 0.7  # of that noise, and of the Gaussian proposal, over neighbouring control steps
-    settled: float = (
-        0.0  # a search ends when its next draw would be narrower than this, in standard deviations of the proposal
-    )
+    settled: float = 0.0  # a search ends when its next draw would be narrower, in standard deviations of the proposal
     floor_std: float = 0.02  # least standard deviation credited to the proposal, in half ranges
     goal_version: int = 0  # which goal the objective stands for
 

@@ -273,9 +273,10 @@ def test_a_report_shows_what_the_model_imagines_and_says_what_it_knows(folder):
 
 
 def test_probes_ask_for_angles_as_sine_and_cosine_and_for_nothing_that_is_still():
-    names, asked = readable(
-        ("x", "still", "turn"), ("px", "px", "rad"), torch.tensor([[1.0, 2, 0], [3.0, 2, 1], [5.0, 2, 2]])
-    )
+    names = ("x", "still", "turn", "goal_x", "goal_still", "goal_turn")
+    columns = {name: n for n, name in enumerate(names)}
+    spec = replace(SPEC, state_names=names, state_units=("px", "px", "rad") * 2, columns=columns)
+    names, asked = readable(spec, torch.tensor([[1.0, 2, 0, 9, 9, 9], [3.0, 2, 1, 8, 8, 8], [5.0, 2, 2, 7, 7, 7]]))
     assert names == ("x", "sin turn", "cos turn")
     assert asked[:, 0].tolist() == [1, 3, 5]
     assert asked[:, 1].tolist() == pytest.approx(np.sin([0, 1, 2]).tolist())

@@ -7,11 +7,9 @@ import pytest
 
 from agents.trial import Trial
 
-DRAWN = np.random.default_rng(0)
-
 
 def earn(it, mean, n, sd=50.0):
-    for value in DRAWN.normal(mean, sd, n):
+    for value in np.random.default_rng(int(mean)).normal(mean, sd, n):
         it.earn(float(value))
 
 

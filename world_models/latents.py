@@ -152,7 +152,6 @@ PROBED = 4000
 def known_states(model: Jepa, robot: str, data: FrameData, split: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
     """Return what a linear probe reads off single latents of held-out episodes, R2 by what is asked; empty for states of others."""
     spec = ROBOTS[robot]
-    columns = [n for n, name in enumerate(spec.state_names) if f"goal_{name}" in spec.columns]
     if data.state_NO.shape[1] != spec.state_size:
         return {}
     z, states, rng = [], [], np.random.default_rng(0)
@@ -160,10 +159,8 @@ def known_states(model: Jepa, robot: str, data: FrameData, split: tuple[np.ndarr
         frames = data.windows(0, episodes)
         rows = np.sort(rng.choice(frames, min(PROBED, len(frames)), replace=False))
         z.append(latents(model, data.frame_NHWC[rows]))
-        states.append(torch.from_numpy(data.state_NO[rows][:, columns]))
-    names, both = readable(
-        [spec.state_names[n] for n in columns], [spec.state_units[n] for n in columns], torch.cat(states)
-    )
+        states.append(torch.from_numpy(data.state_NO[rows]))
+    names, both = readable(spec, torch.cat(states))
     known, true = both[: len(z[0])], both[len(z[0]) :]
     return {
         f"linear R2 of {name}": r2 for name, r2 in zip(names, explained(ridge(z[0], known, z[1]), true), strict=True)

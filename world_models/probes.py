@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from envs.robots import RobotSpec
 
 STILL = 1e-3
 """Standard deviation of what does not move: there is nothing to be known of it."""
@@ -24,10 +27,16 @@ def explained(guess_NC: Tensor, true_NC: Tensor) -> list[float]:
     return (1 - missed).tolist()
 
 
-def readable(names: Sequence[str], units: Sequence[str], state_NO: Tensor) -> tuple[tuple[str, ...], Tensor]:
-    """Return what can be asked of states (N, O): angles as sine and cosine, and nothing that does not move; names and (N, C)."""
+def readable(spec: RobotSpec, state_NO: Tensor) -> tuple[tuple[str, ...], Tensor]:
+    """Return what can be asked of states (N, O) of a world: where things are that can have a goal; names and (N, C).
+
+    Angles are asked for by sine and cosine, and nothing that does not move is.
+    """
     found: dict[str, Tensor] = {}
-    for name, unit, column_N in zip(names, units, state_NO.float().unbind(1), strict=True):
+    columns = zip(spec.state_names, spec.state_units, state_NO.float().unbind(1), strict=True)
+    for name, unit, column_N in columns:
+        if f"goal_{name}" not in spec.columns:
+            continue
         found |= {f"sin {name}": column_N.sin(), f"cos {name}": column_N.cos()} if unit == "rad" else {name: column_N}
     found = {name: column_N for name, column_N in found.items() if column_N.std() > STILL}
     return tuple(found), torch.stack(list(found.values()), 1) if found else state_NO.new_zeros(len(state_NO), 0)
