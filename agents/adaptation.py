@@ -1,4 +1,4 @@
-"""After an alarm: fit a copy of a part of the model to what the robot just lived through, and accept it only if it is better there.
+"""After an alarm: fit a copy of a part of the model to what the robot just lived through, and say how much better it is there.
 
 Nothing here writes into weights that are being read: every fit works on a deep copy and returns a candidate with its held-out score
 beside the old one's. Scores are proper: the ranked probability score for the one-step model, the energy score over the horizon for the

@@ -8,32 +8,21 @@ watch --alarm--> collect --enough play--> (job runs) --gate--> trial --enough ne
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from agents import surprise
-from agents.adaptation import (
-    Candidate,
-    FitConfig,
-    Part,
-    Play,
-    Replay,
-    adapt_dynamics,
-    adapt_policy,
-    adapt_step,
-    adapt_value,
-)
+from agents.adaptation import Candidate, Play, Replay
 from agents.goals import step_for, with_goal_step
-from agents.imagination import ImagineConfig, Judge
-from agents.memory import ORIGINAL, Memory, RecallConfig
+from agents.imagination import Judge
+from agents.jobs import MOTION, AdaptConfig, Job, accepts
+from agents.memory import ORIGINAL, Memory
 from agents.monitor import WINDOW, step_error
 from agents.mpc import MpcAgent
 from agents.surprise import Calibration, SurpriseConfig
-from agents.trial import Trial
 from agents.types import AdaptationReport, AgentEvent, GoalChange, ModelSwap
 from envs.types import Observation
 from planners.search import SearchPlanner
@@ -42,104 +31,13 @@ from planners.warm import Planner, WarmStart
 from world_models.checkpoint import WorldModel
 from world_models.step import StepModel
 
-
-@dataclass(frozen=True)
-class AdaptConfig:
-    """When to adapt, which parts, and what counts as better."""
-
-    enabled: bool = True
-    """False: the alarm is raised and nothing follows (the control arm)."""
-    parts: tuple[Part, ...] = ("step", "value")
-    """`value` is what the policy earns in the one-step model; `dynamics` is needed only by a planner that searches with it.
-
-    With `policy` it is first fitted to the play: to what the planner did where it did not know the body, which is worth less.
-    """
-    play_episodes: int = 5
-    """Falls (or whole episodes) to collect before each round ..."""
-    play_steps: int = 4000
-    """... or so many control steps of at least four episodes, for a body that does not fall."""
-    rounds: int = 4
-    dynamics: FitConfig = field(default_factory=lambda: FitConfig(steps=200, learning_rate=1e-3, rank=8))
-    step: FitConfig = field(default_factory=lambda: FitConfig(225, 512, 2e-3, rank=4, replay_share=0.5, members=4))
-    body: FitConfig = field(default_factory=lambda: FitConfig(400, 512, 2e-2))
-    """What the actuators do, found first; then `step` fits the rest of the one-step model."""
-    policy: FitConfig = field(default_factory=lambda: FitConfig(400, 768, 5e-4, replay_share=1 / 3))
-    value: ImagineConfig = field(default_factory=lambda: ImagineConfig(iterations=300))
-    margin: float = 0.005
-    """The gate asks for a held-out score that is better by more than this share, and on most of the episodes."""
-    new_body_margin: float = 0.02
-    """The first swap asks that much of the one-step model: less, and the body is the old one."""
-    rollback_risk: float = 0.25
-    """Chance to roll back an adaptation that changed nothing, at the first look at its returns; a fifth of it at each later look."""
-    trial_episodes: int = 5
-    """Episodes with the new model before its return is judged."""
-    recall: RecallConfig = field(default_factory=RecallConfig)
-
-    def __post_init__(self) -> None:
-        if self.play_episodes < 3:
-            raise ValueError(f"play_episodes must be >= 3 (one of three is held out), got {self.play_episodes}")
-        if self.enabled and "step" not in self.parts:
-            raise ValueError(f"parts must include 'step', got {self.parts}")
-
-    def trial(self, before: Sequence[float] = ()) -> Trial[Any]:
-        """Return what a model that is put in use has to stand; `before`: returns of the one that is in use now."""
-        return Trial(self.trial_episodes, self.rollback_risk, self.rollback_risk / 5, [*before])
-
-
 KEPT = 100
 """Episodes of play that are remembered."""
 
 TASK = ("", "run")
 """Objectives that are the task's own, on which surprise was calibrated."""
 
-MOTION: tuple[Part, ...] = ("step", "dynamics")
-"""Parts that say what follows from what, whatever for; the others are the task's."""
-
 Stage = Literal["watch", "collect", "fit", "trial"]
-
-
-def job(
-    model: WorldModel, play: Sequence[Play], recent: int, replay: Replay, judge: Judge, cfg: AdaptConfig, seed: int
-) -> list[Candidate]:
-    """Return a candidate for each part; runs anywhere, on copies. The last `recent` episodes were played with `model`."""
-    made = [adapt_step(model.step, play, replay, cfg.step, cfg.body, seed)]
-    step, policy = made[0].model, model.policy
-    if "dynamics" in cfg.parts and model.dynamics is not None:
-        made.append(adapt_dynamics(model.dynamics, play, replay, cfg.dynamics, seed))
-    if "policy" in cfg.parts:
-        made.append(adapt_policy(policy, play, replay, cfg.policy, seed))
-        policy = made[-1].model
-    if "value" in cfg.parts:
-        made.append(adapt_value(model.value, step, policy, play, recent, judge, cfg.value, seed))  # pyright: ignore
-    return made
-
-
-def accepts(made: Candidate, margin: float) -> bool:
-    """Return whether a candidate is better by more than the margin, and on most held-out episodes.
-
-    A value only has to be finite: it says what can be earned with the body, and play says what was, before anybody knew it. Whether it
-    is of use shows in what the robot earns with it (agents/trial.py).
-    """
-    if made.part == "value":
-        return math.isfinite(made.after)
-    return made.after < made.before * (1 - margin) and made.better_share > 0.5
-
-
-@dataclass(frozen=True)
-class Job:
-    """A fit that waits to be done, anywhere, on copies: call it."""
-
-    model: WorldModel
-    play: tuple[Play, ...]
-    recent: int
-    replay: Replay
-    judge: Judge
-    cfg: AdaptConfig
-    seed: int
-
-    def __call__(self) -> list[Candidate]:
-        """Return a candidate for each part."""
-        return job(self.model, self.play, self.recent, self.replay, self.judge, self.cfg, self.seed)
 
 
 @dataclass
@@ -173,7 +71,8 @@ class AdaptiveAgent:
         self.fresh = 0  # episodes of play since the last round
         self.trial = self.cfg.trial()
         self.memory = Memory({ORIGINAL: self.original}, self.cfg.recall)
-        self.bodies = 0  # that were adapted to so far
+        self.using = ORIGINAL  # the name by which the memory has the model in use
+        self.body, self.bodies = "", 0  # the one that is, or was last, adapted to, and how many there were
         self.now_s = 0.0
         self._states: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
@@ -198,9 +97,20 @@ class AdaptiveAgent:
         """Return a plan made with the model in use."""
         return self.mpc.plan(observation, committed_KA)
 
+    def leave(self) -> None:
+        """Note how the model in use is left: how wrong it is on its body, and whether it still has to be judged."""
+        if self.memory.models.get(self.using) is not self.model:
+            return
+        if self.objective in TASK and not self.state.provisional:
+            self.memory.scales[self.using] = self.state.shift, self.state.stretch
+        if self.stage == "trial" and self.trial.sound is not None:
+            self.memory.trials[self.using] = self.trial
+
     def use(self, model: WorldModel, name: str, reason: str) -> ModelSwap:
-        """Swap the model between two plans; the residual scale is estimated anew."""
+        """Swap to a model of the memory between two plans; what is not known of its residuals is estimated anew."""
+        self.leave()
         self.model = model
+        self.using = next(known for known, kept in self.memory.models.items() if kept is model)
         self.memory.restart()
         self.refresh()
         return ModelSwap(self.now_s, name, reason)
@@ -210,27 +120,29 @@ class AdaptiveAgent:
 
         Raises ValueError, in one line, for one that is not legal here.
         """
+        if objective == self.objective or {objective, self.objective} <= {*TASK}:
+            return (GoalChange(t_s, objective),)
+        self.leave()
         before, self.objective = self.objective, objective
         try:
             self.refresh()
         except ValueError:
             self.objective = before
             raise
-        self.trial.before, self.trial.since = [], []  # what was earned before was earned otherwise
         if (before in TASK) != (objective in TASK):  # and other parts are to be learned
             self.play, self.fresh, self._record_from = [], 0, len(self._actions)
             self.round = min(self.round, 1) if self.stage == "fit" else 0
         return (GoalChange(t_s, objective),)
 
     def refresh(self) -> None:
-        """Plan with the model and for the objective in use; they are those of the calibration, or its scale is provisional."""
+        """Plan with the model and for the objective in use; the scale of surprise is provisional unless it is known for both."""
         planner = self.planner_for(self.model, self.objective)
         self._foresees = {}
         self.step = self.step_of(self.model)
         self.mpc.use(self.face(planner), self.step)
-        calibrated = self.model is self.original and self.objective in TASK
-        self.state = surprise.restore(self.state) if calibrated else surprise.rescale(self.state)
-        self._whole = False
+        scale = self.memory.scales.get(self.using) if self.objective in TASK else None
+        self.state = surprise.rescale(self.state) if scale is None else surprise.restore(self.state, *scale)
+        self._whole = self._whole and not self._actions
 
     def step_of(self, model: WorldModel) -> StepModel:
         """Return a model's one-step model for the objective in use; the same object every time."""
@@ -238,11 +150,6 @@ class AdaptiveAgent:
         if id(own) not in self._foresees:
             self._foresees[id(own)] = own, step_for(model, self.objective)
         return self._foresees[id(own)][1]
-
-    @property
-    def body(self) -> str:
-        """Name of the body that is, or was last, adapted to."""
-        return f"body-{self.bodies}"
 
     # --- watching -------------------------------------------------------------------------------------------------
 
@@ -274,25 +181,33 @@ class AdaptiveAgent:
     def on_alarm(self) -> None:
         """Start to collect, from the prediction that raised the alarm on."""
         if self.cfg.enabled:
-            self.trial = self.cfg.trial(self.trial.since if self.stage == "trial" else ())
+            self.leave()
+            self.trial = self.cfg.trial()  # what was earned before was earned with another body
             self.stage, self.round, self.fresh = "collect", 0, 0
             self.bodies += 1
+            self.body = f"body-{self.bodies}"
             self.play = []
             self._record_from, self._whole = max(0, len(self._actions) - WINDOW), False
 
     def recall(self, name: str) -> ModelSwap:
-        """Use a remembered model from now on; what was being learned is over."""
-        self.stage = "watch"
+        """Use a remembered model from now on; what was being learned is over. A model that was not judged yet is on trial again.
+
+        What is back may be only the nearest of the bodies that are known: where its model errs more than it did, surprise says so.
+        """
         whose = "the old body" if name == ORIGINAL else "a known body"
-        return self.use(self.memory.models[name], name, f"{whose} is back")
+        swap = self.use(self.memory.models[name], name, f"{whose} is back")
+        self.stage, self.play, self.fresh = "watch", [], 0
+        if (trial := self.memory.trials.pop(name, None)) is not None:
+            self.stage, self.trial, self.body, self.round = "trial", trial, name, self.cfg.rounds
+        return swap
 
     # --- learning -------------------------------------------------------------------------------------------------
 
-    def end_episode(self, terminated: bool, /) -> Sequence[AgentEvent]:
-        """Keep the episode as play, and judge the return of a model on trial."""
-        if self.stage == "watch" or not self._actions:
-            return ()
+    def end_episode(self, terminated: bool, whole: bool, /) -> Sequence[AgentEvent]:
+        """Keep the episode as play, and judge a model on trial by what a `whole` episode earned."""
         first = self._record_from
+        if self.stage == "watch" or len(self._actions) <= first:
+            return ()
         self.play.append(
             Play(
                 np.stack(self._states[first:]),
@@ -302,7 +217,7 @@ class AdaptiveAgent:
             )
         )
         self.play, self.fresh = self.play[-KEPT:], self.fresh + 1
-        if self._whole:
+        if whole and self._whole and self.objective in TASK:
             self.trial.earn(float(sum(self._rewards)))
         return self.judge_returns() if self.stage == "trial" else ()
 
@@ -357,12 +272,12 @@ class AdaptiveAgent:
                 told = self.told and made.part == "step"
                 chosen |= with_goal_step(self.model, made.model) if told else {made.part: made.model}  # pyright: ignore
             events.append(self.report(made, good, same_body))
-        self.stage = "trial" if chosen or self.model is not self.original else self.next_stage
         if chosen:
-            self.trial.put(self.model)
-            swapped = replace(self.model, **chosen)  # pyright: ignore
+            used, swapped = self.model, replace(self.model, **chosen)  # pyright: ignore
             self.memory.keep(self.body, swapped)
             events.append(self.use(swapped, f"{self.body}.{self.round}", "accepted"))
+            self.trial.put(used)
+        self.stage = "trial" if self.model is not self.original else self.next_stage
         return events
 
     def report(self, made: Candidate, good: bool, same_body: bool) -> AdaptationReport:

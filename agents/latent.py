@@ -220,7 +220,7 @@ class LatentAgent:
 
     # --- what is learned
 
-    def end_episode(self, terminated: bool, /) -> Sequence[AgentEvent]:
+    def end_episode(self, terminated: bool, whole: bool, /) -> Sequence[AgentEvent]:
         """Take no notice."""
         return ()
 

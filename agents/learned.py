@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from agents.adaptive import AdaptConfig, AdaptiveAgent
+from agents.adaptive import AdaptiveAgent
 from agents.follow import Follow
 from agents.goals import Goal, Told, context, goals_for, payoff
+from agents.jobs import AdaptConfig
 from agents.surprise import Calibration, SurpriseConfig
 from envs.robots import RobotSpec, readings, reward
 from planners.cem import Cem

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agents.monitor import evidence
+from agents.trial import Trial
 from world_models.checkpoint import WorldModel
 from world_models.step import StepModel
 
@@ -37,18 +38,24 @@ class Memory:
 
     models: dict[str, WorldModel]
     cfg: RecallConfig = field(default_factory=RecallConfig)
+    scales: dict[str, tuple[float, float]] = field(default_factory=lambda: {ORIGINAL: (0.0, 1.0)})
+    """Location and scale of surprise with a model on its own body, relative to the calibration, where they are known."""
+    trials: dict[str, Trial[WorldModel]] = field(default_factory=dict)
+    """Of models that were left before they had been judged."""
     _sums: dict[str, float] = field(default_factory=dict, init=False)
 
     def keep(self, name: str, model: WorldModel) -> None:
-        """Remember a model; one of the same name is replaced."""
+        """Remember a model; one of the same name is replaced, and what was known of that one forgotten."""
+        self.drop(name)
         self.models[name] = model
         adapted = [kept for kept in self.models if kept != ORIGINAL]
         for old in adapted[: -self.cfg.bodies]:
-            del self.models[old]
+            self.drop(old)
 
     def drop(self, name: str) -> None:
-        """Forget a model, if it was remembered."""
-        self.models.pop(name, None)
+        """Forget a model and all that is known of it, if it was remembered."""
+        for known in (self.models, self.scales, self.trials):
+            known.pop(name, None)
 
     def restart(self) -> None:
         """Forget the evidence: another model has come into use."""

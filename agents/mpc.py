@@ -87,7 +87,7 @@ class MpcAgent:
         self.last = before, action_A, after
         return ()
 
-    def end_episode(self, terminated: bool, /) -> Sequence[AgentEvent]:
+    def end_episode(self, terminated: bool, whole: bool, /) -> Sequence[AgentEvent]:
         """Take no notice."""
         return ()
 

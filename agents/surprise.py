@@ -157,9 +157,9 @@ def rescale(state: SurpriseState) -> SurpriseState:
     return replace(state, drift=0.0, last=None, window=())
 
 
-def restore(state: SurpriseState) -> SurpriseState:
-    """The model and the goal of the calibration are back: its location and scale hold at once."""
-    return replace(state, drift=0.0, last=None, window=None, shift=0.0, stretch=1.0)
+def restore(state: SurpriseState, shift: float = 0.0, stretch: float = 1.0) -> SurpriseState:
+    """A model and a goal are back whose location and scale are known (by default the calibration's): they hold at once."""
+    return replace(state, drift=0.0, last=None, window=None, shift=shift, stretch=stretch)
 
 
 def current_threshold(state: SurpriseState, calibration: Calibration, cfg: SurpriseConfig) -> float:

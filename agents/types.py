@@ -22,7 +22,7 @@ class AdaptationReport:
     """What one adaptation tried and what its gate said; scores are proper scores, lower is better."""
 
     t_s: float
-    part: str  # dynamics | value | proposal
+    part: str  # step | dynamics | policy | value; of a latent model: gain | predictor
     accepted: bool
     heldout_before: float
     heldout_after: float

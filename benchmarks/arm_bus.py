@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from agents.adaptation import Candidate, Play
-from agents.adaptive import accepts
 from agents.calibration import episodes_needed
+from agents.jobs import accepts
 from agents.learned import LearnedConfig, planner_of
 from agents.mpc import MpcAgent
 from benchmarks.arm_surprise import PLAYED, Alarms, adapted, alarms

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agents.adaptation import Play
-from agents.adaptive import accepts, job
 from agents.calibration import calibrate, false_alarms
+from agents.jobs import accepts, job
 from agents.learned import LearnedConfig, judge_of, load_replay
 from agents.monitor import episode_errors
 from envs.robots import robot_spec

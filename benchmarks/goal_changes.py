@@ -35,7 +35,8 @@ def goals_of(seed: int) -> list[str]:
     targets = random_goals(CHANGES, Generator().manual_seed(seed)).tolist()
     texts = ["+".join(f"{name}:{x:.2f}" for name, x in zip(READINGS, row, strict=True) if x == x) for row in targets]
     task = np.random.default_rng(seed).random(CHANGES) < TASK_SHARE
-    return ["run" if back else text for back, text in zip(task, texts, strict=True)]
+    back = task & np.concatenate([[False], ~task[:-1]])  # it begins with the task, and a change is a change
+    return ["run" if own else text for own, text in zip(back, texts, strict=True)]
 
 
 def config(seed: int) -> RunConfig:

@@ -1,8 +1,8 @@
 """A body that is known: after a repair and after a second break, does the robot do as well as it did with that body before?
 
 The robot has adapted to a broken ankle once; both models are in its memory. It then lives through break, repair and second break,
-and the reward of the five seconds after each change is held against what the same body earns, from the same seed, with its own model
-in use from the start.
+and the reward of the five seconds after each change is held against what the same body earns in the same five seconds of a run from
+the same seed in which nothing changes and its own model is in use.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.common import PLAN_LATENCY_S, Options, Result, Table, command, mean_interval
+from benchmarks.common import PLAN_LATENCY_S, Options, Result, Table, command
 from benchmarks.units import done
 from benchmarks.walker_ankle import METHOD, ROUNDS, Life, Robot, as_play
 from configs.presets import PRESETS
@@ -31,6 +31,8 @@ FAULT = "actuator_limit:foot_left_joint:0.5"
 EVERY_S = 10.0
 """Seconds between the changes of the body: break, repair, second break."""
 WINDOW_S = 5.0
+CHANGES = {"first break": "broken", "repair": "healthy", "second break": "broken"}
+"""What happens, and what the body is then."""
 LIFE = Life(METHOD, "left", 0.5, 900, 20, 0)
 """The play from which the robot adapted: numbers that no other benchmark uses."""
 
@@ -65,11 +67,12 @@ def lived(seed: int, faults: tuple[str, ...], max_s: float, adapted: WorldModel,
     return unlogged(cfg, parts, lambda _, __: True).history
 
 
-def rewards(history: History, dt_s: float) -> np.ndarray:
-    """Return the reward of every control step of the run, in order of time."""
-    row = np.concatenate([e.reward_T for e in history.episodes])
+def rate(history: History, from_s: float) -> float:
+    """Return the mean reward [1/s] of the next seconds."""
+    row, dt_s = np.concatenate([e.reward_T for e in history.episodes]), history.dt_s
     assert abs(len(row) * dt_s - history.episodes[-1].end_s) < 1e-6
-    return row
+    first = round(from_s / dt_s)
+    return float(row[first : first + round(WINDOW_S / dt_s)].mean() / dt_s)
 
 
 def one(seed: int, adapted: WorldModel) -> dict[str, Any]:
@@ -78,15 +81,16 @@ def one(seed: int, adapted: WorldModel) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     twice = (f"{FAULT}@{EVERY_S:g}-{2 * EVERY_S:g}", f"{FAULT}@{3 * EVERY_S:g}")
-    changed = lived(seed, twice, 3 * EVERY_S + WINDOW_S, adapted, False)
-    dt_s = changed.dt_s
-    row, steps = rewards(changed, dt_s), round(WINDOW_S / dt_s)
-    after = {n: round(n * EVERY_S / dt_s) for n in (1, 2, 3)}
-    broken = rewards(lived(seed, (f"{FAULT}@0",), 2 * EVERY_S, adapted, True), dt_s)
-    healthy = rewards(lived(seed, (), 2 * EVERY_S, adapted, False), dt_s)
-    rate = {f"change {n}": float(row[first : first + steps].mean() / dt_s) for n, first in after.items()}
-    swaps = [(s.t_s, s.model) for s in changed.swaps]
-    return rate | {"broken": float(broken.mean() / dt_s), "healthy": float(healthy.mean() / dt_s), "swaps": swaps}
+    last_s = 3 * EVERY_S + WINDOW_S
+    changed = lived(seed, twice, last_s, adapted, False)
+    same = {
+        "broken": lived(seed, (f"{FAULT}@0",), last_s, adapted, True),
+        "healthy": lived(seed, (), last_s, adapted, False),
+    }
+    found: dict[str, Any] = {"swaps": [(s.t_s, s.model) for s in changed.swaps]}
+    for number, change in enumerate(CHANGES, 1):
+        found[change] = rate(changed, number * EVERY_S), rate(same[CHANGES[change]], number * EVERY_S)
+    return found
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Seed:
     @property
     def key(self) -> str:
         """Under which the result is kept."""
-        return f"recall/{self.number}-{made_with(LIFE.config, judged=True):08x}"
+        return f"recall/same-seconds-{self.number}-{made_with(LIFE.config, judged=True):08x}"
 
 
 def measure_one(seed: Seed) -> dict[str, Any]:
@@ -120,14 +124,9 @@ def measure(options: RecallOptions) -> Result:
     """Return the table: ratio of the rates after each change, paired by seed."""
     seeds = range(options.seed, options.seed + (4 if options.quick else options.seeds))
     found = done([Seed(number) for number in seeds], measure_one, options.workers, "seeds")
-    changes = {
-        "first break": ("change 1", "broken"),
-        "repair": ("change 2", "healthy"),
-        "second break": ("change 3", "broken"),
-    }
     rows, figures = [], {}
-    for name, (after, same) in changes.items():
-        ratio, lo, hi = ratio_interval([f[after] for f in found], [f[same] for f in found])
+    for name in CHANGES:
+        ratio, lo, hi = ratio_interval([f[name][0] for f in found], [f[name][1] for f in found])
         delays = [delay(f["swaps"], name) for f in found]
         known = [d for d in delays if d is not None]
         rows.append(
@@ -135,18 +134,16 @@ def measure(options: RecallOptions) -> Result:
         )
         figures |= {f"{name}: rate / rate of the same body": ratio, f"{name}, lo": lo}
     columns = ("change", "ratio", "lo", "hi", "recalled within 5 s", "median s to recall", "n")
-    title = (
-        f"reward rate in the {WINDOW_S:g} s after a change / that of the same body with its own model, paired by seed"
-    )
+    title = f"reward rate in the {WINDOW_S:g} s after a change / that of the same body in the same seconds of a run with its own model"
     claim = "A body that is known is recalled, not learned again, within a fraction of a second."
-    rates = mean_interval([f["healthy"] for f in found]), mean_interval([f["broken"] for f in found])
-    notes = (f"Reward per second, healthy {rates[0].mean:.0f}, broken and adapted {rates[1].mean:.0f}.",)
+    healthy, broken = (np.mean([f[name][1] for f in found]) for name in ("repair", "second break"))
+    notes = (f"Reward per second, healthy {healthy:.0f}, broken and adapted {broken:.0f}.",)
     return Result("recall", claim, figures, (Table(title, columns, tuple(rows)),), tuple(seeds), len(found), notes)
 
 
 def delay(swaps: Sequence[tuple[float, str]], change: str) -> float | None:
     """Return the seconds from a change to the swap to its model, None if there is none within the window."""
-    number = ("first break", "repair", "second break").index(change) + 1
+    number = list(CHANGES).index(change) + 1
     wanted = "original" if change == "repair" else "body-1"
     after = [t - number * EVERY_S for t, model in swaps if model == wanted]
     return min((d for d in after if 0 <= d <= WINDOW_S), default=None)

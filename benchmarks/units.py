@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -31,9 +32,14 @@ class Unit(Protocol):
 
 
 def kept() -> dict[str, Any]:
-    """Return all that was found so far, by key."""
-    lines = [(path.stem, json.loads(line)) for path in sorted(UNITS.glob("*.jsonl")) for line in path.open()]
-    return {f"{file}/{line['unit']}": line["found"] for file, line in lines}
+    """Return all that was found so far, by key; a line that a kill cut off counts for nothing."""
+    found = {}
+    for path in sorted(UNITS.glob("*.jsonl")):
+        for text in path.open():
+            with suppress(json.JSONDecodeError):
+                line = json.loads(text)
+                found[f"{path.stem}/{line['unit']}"] = line["found"]
+    return found
 
 
 def keep(key: str, found: Any) -> None:
@@ -41,8 +47,10 @@ def keep(key: str, found: Any) -> None:
     file, _, name = key.translate(GAP).partition("/")
     UNITS.mkdir(parents=True, exist_ok=True)
     line = json.dumps({"unit": name, "commit": commit(), "found": plain(found)}, separators=(",", ":"))
-    with (UNITS / f"{file}.jsonl").open("ab", buffering=0) as journal:
-        journal.write(f"{line}\n".encode())
+    path = UNITS / f"{file}.jsonl"
+    whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
+    with path.open("ab", buffering=0) as journal:
+        journal.write(f"{'' if whole else chr(10)}{line}\n".encode())
 
 
 def _do[U: Unit](unit: U, work: Callable[[U], Any]) -> None:

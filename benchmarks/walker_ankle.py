@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from agents.adaptation import Play
-from agents.adaptive import accepts, job
+from agents.jobs import accepts, job
 from agents.learned import LearnedConfig, judge_of, load_replay
 from agents.trial import Trial
 from benchmarks.common import PLAN_LATENCY_S
@@ -190,8 +190,8 @@ def lived(lives: Sequence[Life], data: Path, workers: int) -> list[dict[str, lis
 
 def nested_bootstrap(
     sets: Sequence[Sequence[float]], broken: Sequence[float], healthy: Sequence[float], resamples: int = 4000
-) -> tuple[float, float, float]:
-    """Return the share of the loss that came back, (arm - broken) / (healthy - broken), with its 95 % interval.
+) -> tuple[float, float, float] | None:
+    """Return the share of the loss that came back, (arm - broken) / (healthy - broken), with its 95 % interval; None without a loss.
 
     `sets` (play sets, judged episodes) is resampled on both levels; the judged episodes are the same ones in every set and
     in `broken` and `healthy`, so they are drawn together.
@@ -203,6 +203,9 @@ def nested_bootstrap(
         return float((arm[np.ix_(rows, columns)].mean() - low[columns].mean()) / (high - low)[columns].mean())
 
     every = np.arange(len(arm)), np.arange(arm.shape[1])
+    lost = [(high - low)[rng.choice(every[1], len(every[1]))].mean() for _ in range(resamples)]
+    if np.quantile(lost, 0.025) <= 0:
+        return None
     drawn = [share(*(rng.choice(x, len(x)) for x in every)) for _ in range(resamples)]
     lo, hi = np.quantile(drawn, [0.025, 0.975])
     return share(*every), float(lo), float(hi)

@@ -116,8 +116,8 @@ class Agent(Protocol):
         """Take in one control step, whose `action_A` is what was sent."""
         ...
 
-    def end_episode(self, terminated: bool, /) -> Sequence[AgentEvent]:
-        """Take in how the episode ended: by falling (terminated) or by time."""
+    def end_episode(self, terminated: bool, whole: bool, /) -> Sequence[AgentEvent]:
+        """Take in how the episode ended: by falling (terminated) or by time; `whole`: none cut it short or took over."""
         ...
 
     def take_job(self) -> Callable[[], Any] | None:

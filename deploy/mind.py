@@ -126,8 +126,8 @@ class Mind(Protocol):
         """Start a job that waits, at `step`."""
         ...
 
-    def end(self, terminated: bool, /) -> None:
-        """Take in how the episode ended."""
+    def end(self, terminated: bool, whole: bool, /) -> None:
+        """Take in how the episode ended, and whether the robot did all of it by itself."""
         ...
 
     def close(self) -> None:
@@ -156,7 +156,7 @@ class NoMind:
     def work(self, step: int, /) -> None:
         """There are no jobs."""
 
-    def end(self, terminated: bool, /) -> None:
+    def end(self, terminated: bool, whole: bool, /) -> None:
         """Nothing follows."""
 
     def close(self) -> None:
@@ -262,9 +262,9 @@ class OwnMind:
         if self._cfg.adapt and not self._jobs.busy and (job := self._agent.take_job()) is not None:
             self._jobs.start(job, step)
 
-    def end(self, terminated: bool, /) -> None:
+    def end(self, terminated: bool, whole: bool, /) -> None:
         """Let the agent take in how the episode ended."""
-        self._report(self._agent.end_episode(terminated))
+        self._report(self._agent.end_episode(terminated, whole))
 
     def close(self) -> None:
         """Nothing was started."""

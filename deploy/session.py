@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,6 @@ from deploy.mind import JobStarted, Mind, Tell
 from deploy.orders import QUIT
 from deploy.record import Recorder, Step
 from deploy.records import (
-    EpisodeRecord,
     EpisodeTiming,
     JobRecord,
     JobTiming,
@@ -34,6 +33,7 @@ from deploy.records import (
 from deploy.robots.fault import RobotFault
 from deploy.safety import Command
 from deploy.streamer import Setpoint, setpoint_at
+from deploy.trace import Trace
 from planners.types import PlanStatus
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from envs.types import Observation
 
 
-LED = {"plan": 1, "operator": 2}
 SIMULATED = "a simulated robot"
 PATIENCE_S = 0.02
 """How often a robot that waits to be armed is looked at."""
@@ -67,59 +66,6 @@ class View:
     """When its result arrives; None while it is still computed."""
     plan_ms: float = float("nan")
     plan_age_ms: float = float("nan")
-
-
-@dataclass
-class Trace:
-    """An episode under way."""
-
-    episode: int
-    env_seed: int
-    start_step: int
-    began_wall_s: float
-    rows: list[tuple[Observation, Setpoint, Command, Outcome]] = field(default_factory=list)
-    poses: list[np.ndarray] = field(default_factory=list)
-    total: float = 0.0
-    late: list[float] = field(default_factory=list)
-    missed: int = 0
-    readings: dict[int, SurpriseReading] = field(default_factory=dict)
-    """By the step of the session's clock that they were made at."""
-
-    @property
-    def lateness(self) -> tuple[np.ndarray, int]:
-        """How late each step was [s], and how many were missed."""
-        return np.array(self.late), self.missed
-
-    def record(self, dt_s: float, ended: str, sizes: tuple[int, int]) -> EpisodeRecord:
-        """Return the episode as arrays; `sizes` are those of a state and of an action."""
-        reward_T = np.array([outcome.reward for *_, outcome in self.rows])
-        altered = [name for _, _, command, _ in self.rows for name in command.altered_by]
-        nan = float("nan")
-        readings = [self.readings.get(self.start_step + row + 1) for row in range(len(self.rows))]
-        return EpisodeRecord(
-            episode=self.episode,
-            env_seed=self.env_seed,
-            start_s=self.start_step * dt_s,
-            end_s=(self.start_step + len(self.rows)) * dt_s,
-            steps=len(self.rows),
-            episode_return=float(reward_T[np.isfinite(reward_T)].sum()),
-            ended=ended,
-            states_TO=_stack([before.state_O for before, *_ in self.rows], sizes[0]),
-            requested_TA=_stack([setpoint.action_A for _, setpoint, *_ in self.rows], sizes[1]),
-            sent_TA=_stack([command.action_A for _, _, command, _ in self.rows], sizes[1]),
-            applied_TA=_stack([outcome.applied_A for *_, outcome in self.rows], sizes[1]),
-            reward_T=reward_T,
-            planned_T=np.array([LED.get(setpoint.source, 0) for _, setpoint, *_ in self.rows]),
-            age_T=np.array([s.age_s if s.source == "plan" else np.inf for _, s, *_ in self.rows]),
-            altered={name: altered.count(name) for name in sorted(set(altered))},
-            surprise_T=np.array([r.score if r else nan for r in readings]),
-            error_T=np.array([r.error if r else nan for r in readings]),
-            threshold_T=np.array([r.threshold if r else nan for r in readings]),
-        )
-
-
-def _stack(rows: list[np.ndarray], size: int) -> np.ndarray:
-    return np.stack(rows) if rows else np.empty((0, size))
 
 
 def env_seed(seed: int, episode: int) -> int:
@@ -229,7 +175,7 @@ class Session:
         finite = bool(np.isfinite(self._observation.state_O).all())
         if not finite:
             self.history.nonfinite.observations += 1
-            self._mind.end(False)
+            self._mind.end(False, False)
             self._finish("nonfinite observation")
         return finite
 
@@ -323,7 +269,7 @@ class Session:
         """Close the episode and begin the next."""
         assert self._trace is not None
         episode = self._trace.episode
-        self._mind.end(terminated)
+        self._mind.end(terminated, self._trace.whole(ended))
         self._mind.work(step)
         self._finish(ended)
         held = self.guard.mode is not Mode.RUNNING and not self._attended

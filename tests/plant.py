@@ -112,7 +112,7 @@ class Waving:
     def observe(self, before, action_A, after, reward, /):
         return ()
 
-    def end_episode(self, terminated, /):
+    def end_episode(self, terminated, whole, /):
         return ()
 
     def take_job(self):

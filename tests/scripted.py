@@ -68,7 +68,7 @@ class ScriptedAgent:
     accept: bool = True
     plans: list[tuple[float, np.ndarray]] = field(default_factory=list)
     observed: list[tuple[float, float, float]] = field(default_factory=list)
-    ends: list[bool] = field(default_factory=list)
+    ends: list[tuple[bool, bool]] = field(default_factory=list)
     jobs: int = 0
     received_s: list[float] = field(default_factory=list)
     waiting: bool = False
@@ -94,8 +94,8 @@ class ScriptedAgent:
         self.waiting |= alarm
         return [SurpriseReading(after.t_s, 1.0, 2.0 if alarm else 0.1, 1.0, False, alarm)]
 
-    def end_episode(self, terminated, /):
-        self.ends.append(terminated)
+    def end_episode(self, terminated, whole, /):
+        self.ends.append((terminated, whole))
         return []
 
     def take_job(self):

@@ -22,8 +22,8 @@ from agents.adaptation import (
     trainable_copy,
     windows,
 )
-from agents.adaptive import AdaptConfig, accepts
 from agents.imagination import ImagineConfig
+from agents.jobs import AdaptConfig, accepts
 from world_models.checkpoint import blank
 from world_models.denoiser import DenoiserConfig
 from world_models.diffusion import DiffusionConfig

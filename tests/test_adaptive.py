@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from agents.adaptation import Candidate, FitConfig
-from agents.adaptive import AdaptConfig, AdaptiveAgent
+from agents.adaptive import AdaptiveAgent
 from agents.imagination import ImagineConfig
+from agents.jobs import AdaptConfig
 from agents.learned import judge_of
 from agents.memory import ORIGINAL, RecallConfig
 from agents.surprise import Calibration, SurpriseConfig
@@ -72,7 +73,7 @@ def agent(**adapt):
     return AdaptiveAgent(model(), planner_for, judge_of(SPEC), calibration, replay, surprise, False, cfg)
 
 
-def live(it, shift, steps=20, reward=1.0, terminated=True):
+def live(it, shift, steps=20, reward=1.0, terminated=True, whole=True):
     """One episode in which the torso drifts by `shift` a step, which the untrained model does not expect."""
     it.begin_episode(0, 0)
     events, state = [], np.zeros(17)
@@ -81,7 +82,7 @@ def live(it, shift, steps=20, reward=1.0, terminated=True):
         seen = (Observation(t * 0.008, state), Observation((t + 1) * 0.008, after))
         events += it.observe(seen[0], np.zeros(6), seen[1], reward)
         state = after
-    return events + list(it.end_episode(terminated))
+    return events + list(it.end_episode(terminated, whole))
 
 
 def alarms(events):
@@ -274,7 +275,118 @@ def test_after_a_second_break_the_adapted_model_is_recalled_and_nothing_is_learn
     (swap,) = [e for e in events if isinstance(e, ModelSwap)]
     assert (swap.model, swap.reason) == ("body-1", "a known body is back")
     assert it.model is mended
+    assert it.stage == "trial", "it was left before it was judged"
+    assert it.round == it.cfg.rounds
+
+
+def quiet(it):
+    """From now on nothing is recalled and nothing alarms."""
+    it.memory.cfg, it.surprise_cfg = RecallConfig(level=1e9), SurpriseConfig(gross=1e9, settle=10_000)
+
+
+def test_a_model_that_was_left_before_it_was_judged_is_on_trial_again_when_it_is_recalled():
+    it = adapted()
+    quiet(it)
+    it.trial.before = [100.0, 101.0, 99.0]
+    tried = it.model
+    it.recall(ORIGINAL)
     assert it.stage == "watch"
+    it.recall("body-1")
+    assert (it.stage, it.model) == ("trial", tried)
+    events = [e for n in (1.0, 1.1, 0.9) for e in live(it, 0.0, reward=n)]
+    assert [e.reason for e in events if isinstance(e, ModelSwap)] == ["rolled back: return 20 after 100"]
+    assert it.model is it.original
+    assert list(it.memory.models) == [ORIGINAL]
+    assert it.stage == "watch"
+
+
+def test_a_body_that_is_only_near_a_known_one_is_recalled_and_then_surprises():
+    it = adapted()
+    it.state = replace(it.state, window=None, shift=1.0, stretch=1.5)
+    it.recall(ORIGINAL)
+    assert (it.state.shift, it.state.stretch, it.state.provisional) == (0.0, 1.0, False)
+    it.recall("body-1")
+    assert (it.state.shift, it.state.stretch, it.state.provisional) == (1.0, 1.5, False)
+    assert alarms(live(it, 1000.0))
+    assert (it.stage, it.body) == ("collect", "body-2")
+
+
+def test_a_model_whose_scale_was_never_settled_is_estimated_anew():
+    it = adapted()
+    assert it.state.provisional
+    it.recall(ORIGINAL)
+    it.recall("body-1")
+    assert it.state.provisional
+
+
+def test_what_was_earned_with_the_last_body_says_nothing_about_what_is_learned_for_the_next():
+    it = adapted()
+    quiet(it)
+    it.trial.before, it.trial.since = [10.0] * 5, [4000.0] * 5
+    it.on_alarm()
+    for _ in range(5):
+        live(it, 0.0, reward=900 / 20)
+    assert it.take_job() is not None
+    it.receive([candidate("step", it)], 2.0)
+    for _ in range(5):
+        live(it, 0.0, reward=1800 / 20)
+    assert it.trial.before == [900.0] * 5
+    assert it.using == it.body == "body-2"
+
+
+def test_episodes_that_were_cut_short_or_steered_by_others_are_not_held_against_a_model():
+    it = adapted()
+    quiet(it)
+    it.trial.before = [20.0, 20.1, 19.9]
+    for _ in range(5):
+        live(it, 0.0, steps=6, whole=False)
+    assert it.trial.since == []
+    assert it.stage == "trial"
+
+
+def test_the_first_whole_episode_of_a_new_model_counts():
+    it = adapted()
+    quiet(it)
+    it.begin_episode(0, 0)
+    it.use(it.model, "body-1.1", "as if it came with the first step")
+    events = live(it, 0.0)
+    assert not [e for e in events if isinstance(e, ModelSwap)]
+    assert it.trial.since == [20.0]
+
+
+def test_a_goal_that_is_no_other_and_one_that_is_left_again_keep_the_trial():
+    it = adapted()
+    quiet(it)
+    it.trial.before, it.trial.since = [100.0, 101.0, 99.0], [1.0]
+    state = it.state
+    assert it.pursue("run", 0.0)[0].objective == "run"
+    assert it.state is state
+    it.pursue("speed:1", 0.0)
+    live(it, 0.0)
+    it.pursue("", 0.0)
+    assert (len(it.trial.before), it.trial.since) == (3, [1.0])
+    events = [e for n in (1.0, 1.1) for e in live(it, 0.0, reward=n)]
+    assert [e.reason for e in events if isinstance(e, ModelSwap)] == ["rolled back: return 14 after 100"]
+
+
+def test_a_goal_that_changes_at_the_last_step_of_an_episode_ends_nothing():
+    it = goal_agent()
+    it.stage = "collect"
+    live(it, 0.1)
+    it.begin_episode(0, 0)
+    it.observe(Observation(0.0, np.zeros(17)), np.zeros(6), Observation(0.008, np.zeros(17)), 1.0)
+    it.pursue("run", 0.1)
+    assert it.end_episode(True, True) == ()
+
+
+def test_a_fit_that_failed_changes_nothing_and_learning_goes_on():
+    it = agent()
+    for _ in range(5):
+        live(it, 100.0)
+    it.take_job()
+    assert it.receive([], 1.0) == []
+    assert it.model is it.original
+    assert it.stage == "collect"
 
 
 def test_the_control_arm_recalls_nothing():

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import itertools
 import json
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -187,6 +188,52 @@ def test_the_share_regained_is_exact_without_noise():
     assert nested_bootstrap([[2.0, 2.0]] * 3, [1.0, 1.0], [5.0, 5.0]) == (0.25, 0.25, 0.25)
 
 
+def test_where_nothing_was_lost_no_share_of_it_is_regained():
+    from benchmarks.walker import ankle_rows
+    from benchmarks.walker_ankle import METHOD, Life, nested_bootstrap
+
+    assert nested_bootstrap([[2.0, 2.0]] * 3, [4.0, 6.0], [5.0, 5.0]) is None
+    lives = [Life(METHOD, "left", None, None), Life(METHOD, "right", 0.0, None), Life(METHOD, "right", 0.0, 0, 20)]
+    before, after = ankle_rows(lives, [{"0": [4.0, 4.0]}, {"0": [4.0, 4.0]}, {"20": [3.0, 3.0], "play": [1.0]}])
+    assert before["regained"] == 0.0
+    assert (after["regained"], after["sets"], after["n"]) == (None, 1, 2)
+
+
+def test_a_model_that_the_gym_rolls_back_is_not_fitted_at_once_and_not_what_was_found(monkeypatch):
+    from benchmarks import faults
+    from configs.presets import PRESETS
+
+    cfg = PRESETS["walker"][1]
+    better = SimpleNamespace(part="step", before=1.0, after=0.5, better_share=1.0, model=None)
+    fits, returns = [], iter([3000.0] * 5 + [1000.0] * 5 + [3000.0] * 5)
+    monkeypatch.setattr(faults, "as_play", lambda e: e)
+    monkeypatch.setattr(faults, "load_replay", lambda folder: None)
+    monkeypatch.setattr(
+        faults,
+        "together",
+        lambda cfg, first, count, model: [SimpleNamespace(total_reward=next(returns)) for _ in range(count)],
+    )
+    monkeypatch.setattr(faults, "job", lambda *_: fits.append(1) or [better])
+    body = SimpleNamespace(explain=lambda *_: "foot_left_joint: limited to 0.5")
+
+    @dataclass(frozen=True)
+    class Model:
+        step: object
+
+    better.model = SimpleNamespace(body=body)
+    model = Model(SimpleNamespace(body=None))
+    assert faults.lived(cfg, model) == (model, ["rolled back"], "")
+    assert len(fits) == 1
+
+
+def test_every_change_of_goal_is_one():
+    from benchmarks.goal_changes import goals_of
+
+    for seed in range(9_000_000, 9_000_020):
+        goals = ["run", *goals_of(seed)]
+        assert all(a != b for a, b in itertools.pairwise(goals))
+
+
 def test_the_rows_of_the_ankle_compare_each_arm_with_itself_healthy_and_broken():
     from benchmarks.walker import ankle_rows
     from benchmarks.walker_ankle import METHOD, Life
@@ -308,6 +355,18 @@ def test_a_unit_of_work_is_done_once_and_is_read_from_then_on(tmp_path, monkeypa
     lines = [json.loads(line) for line in (tmp_path / "counted.jsonl").read_text().splitlines()]
     assert [line["unit"] for line in lines] == ["number_-2-of-many", "number_-3-of-many"]
     assert all(line["commit"] for line in lines)
+
+
+def test_a_unit_that_a_kill_cut_off_costs_no_other_one(tmp_path, monkeypatch):
+    from benchmarks import units
+
+    monkeypatch.setattr(units, "UNITS", tmp_path)
+    units.keep("counted/a", 1)
+    with (tmp_path / "counted.jsonl").open("a") as journal:
+        journal.write('{"unit": "b", "fou')
+    assert units.kept() == {"counted/a": 1}
+    units.keep("counted/c", 3)
+    assert units.kept() == {"counted/a": 1, "counted/c": 3}
 
 
 def _done_in_threads(units, some, work):

@@ -197,8 +197,30 @@ def test_a_non_finite_observation_ends_the_episode_and_reaches_nobody(tmp_path, 
     # the same spoilt reading greets the next start, which then is no episode either
     assert (second.ended, second.steps) == ("nonfinite observation", 0)
     assert session.history.nonfinite.observations == 2
-    assert agent.ends == [False, False]
+    assert agent.ends == [(False, False)] * 2
     assert len(agent.observed) == 3
+
+
+@pytest.mark.parametrize(("cut_s", "whole"), [(10.0, True), (0.35, False)])
+def test_an_episode_is_whole_if_nothing_cut_it_short(tmp_path, cut_s, whole):
+    agent = ScriptedAgent()
+    run(tmp_path, agent, ScriptedRobot(length=8), episodes=1, max_s=cut_s)
+    assert agent.ends == [(whole, whole)]
+
+
+def test_an_episode_that_a_person_steered_in_is_not_whole(tmp_path):
+    agent = ScriptedAgent()
+
+    class Now:
+        def wants(self, t_s, last_A, /):
+            return np.ones(1) if 0.15 < t_s < 0.25 else None
+
+    cfg, log, robot = config(), Log(tmp_path), ScriptedRobot(length=4)
+    body = Body(robot.dt_s, 1, robot.hold_A, robot.limits)
+    made = Session(cfg, robot, lambda tell: OwnMind(cfg, agent, body, tell), log, None, operator=Now())
+    made.run(lambda episode: episode < 2)
+    log.close()
+    assert [whole for _, whole in agent.ends] == [False, True]
 
 
 def test_the_clock_runs_on_across_episodes_and_stops_at_max_s(tmp_path):

@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import replace
+from multiprocessing import Pipe
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from configs.presets import PRESETS
 from deploy.arms import build, open_session
 from deploy.interrupt import Interrupts
 from deploy.mind import JobStarted
+from deploy.realtime import adapter
 from deploy.realtime.link import Link, pack_plan, pack_told, unpack_plan, unpack_told
 from deploy.realtime.remote import RemoteMind
 from deploy.records import PlanRecord
@@ -121,3 +123,34 @@ def test_what_the_loop_says_arrives_as_it_was_said():
     link.heard.write(record)
     (back,) = link.heard.read()
     assert back == record
+
+
+def test_a_fit_that_fails_leaves_an_empty_result_and_one_line(tmp_path, monkeypatch, capsys):
+    def fails(cfg, folder):
+        raise RuntimeError("the play is empty")
+
+    monkeypatch.setattr(adapter, "do_job", fails)
+    monkeypatch.setattr(adapter.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(adapter.os, "nice", lambda _: 0)
+    there, here = Pipe(duplex=False)
+    (tmp_path / "adaptation-1").mkdir()
+    here.send_bytes(str(tmp_path / "adaptation-1").encode())
+    here.close()
+    adapter.adapt(CFG, there)
+    assert (tmp_path / "adaptation-1" / "done.json").read_text() == "[]"
+    assert (
+        capsys.readouterr().err == "an adaptation failed, and nothing is changed: RuntimeError('the play is empty')\n"
+    )
+
+
+def test_an_adaptation_that_never_ends_is_given_up(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(adapter, "write_job", lambda folder, job: None)
+    monkeypatch.setattr(adapter.time, "monotonic", lambda: now[0])
+    _, asking = Pipe(duplex=False)
+    jobs = adapter.AdapterJobs(asking, tmp_path, lambda _: None, 0.01)
+    jobs.start(lambda: None, 5)
+    assert (jobs.busy, jobs.done(6)) == (True, None)
+    now[0] = adapter.LONGEST_S
+    assert jobs.done(7) == []
+    assert not jobs.busy

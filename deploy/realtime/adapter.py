@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,11 +22,13 @@ from deploy.telemetry import write_atomic
 
 if TYPE_CHECKING:
     from agents.adaptation import Candidate, Play
-    from agents.adaptive import Job
+    from agents.jobs import Job
     from deploy.config import RunConfig
 
 NICE = 10
 """How much it steps back behind loop and planner."""
+LONGEST_S = 900.0
+"""After so long nobody waits for an adaptation any more: its process is gone."""
 KEPT = ("before", "after", "better_share", "play_steps", "play_episodes")
 
 
@@ -67,7 +70,7 @@ def read_play(folder: Path, fell: list[bool]) -> list[Play]:
 
 def do_job(cfg: RunConfig, folder: Path) -> None:
     """Do the job in `folder` and leave its candidates there; `done.json` comes last."""
-    from agents.adaptive import job
+    from agents.jobs import job
     from agents.learned import LearnedConfig, judge_of, load_replay
     from envs.robots import robot_spec
     from world_models.checkpoint import load_model, load_part, read_card, save_part
@@ -116,7 +119,11 @@ def adapt(cfg: RunConfig, asked: Connection) -> None:
         except EOFError:
             return
         do = do_latent_job if (Path(folder) / TRACKS).exists() else do_job
-        do(cfg, Path(folder))
+        try:
+            do(cfg, Path(folder))
+        except (ValueError, RuntimeError, ArithmeticError, OSError) as error:  # the robot goes on with what it has
+            print(f"an adaptation failed, and nothing is changed: {error!r}", file=sys.stderr)
+            write_atomic(Path(folder) / "done.json", "[]")
 
 
 class AdapterJobs:
@@ -146,10 +153,15 @@ class AdapterJobs:
         self._tell(JobStarted(step * self._dt_s))
 
     def done(self, step: int, /) -> Any | None:
-        """Return the candidates, once they are there."""
-        if not self._under_way or not (Path(self._under_way) / "done.json").exists():
-            return None
+        """Return the candidates, once they are there; none of a fit that failed."""
         began_s, wall_s = self._began_s
+        if not self._under_way:
+            return None
+        if not (Path(self._under_way) / "done.json").exists():
+            if time.monotonic() - wall_s < LONGEST_S:
+                return None
+            self._under_way = ""
+            return []
         folder, self._under_way = Path(self._under_way), ""
         result = (read_latent_candidates if (folder / TRACKS).exists() else read_candidates)(folder)
         self._tell(JobRecord(began_s, step * self._dt_s))

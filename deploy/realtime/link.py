@@ -59,6 +59,7 @@ def heard_dtype(states: int, actions: int, picture: tuple[int, ...] = ()) -> np.
             ("seen_s", "<f8"),  # of the monotonic clock, when the state was read
             ("reward", "<f8"),
             ("terminated", "u1"),
+            ("whole", "u1"),
             ("state_O", "<f8", (states,)),
             ("action_A", "<f8", (actions,)),  # what was sent last
             *([("image", "u1", picture), ("image_t_s", "<f8")] if picture else []),

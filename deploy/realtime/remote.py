@@ -38,6 +38,7 @@ class RemoteMind:
         self, cfg: RunConfig, body: Body, states: int, tell: Tell, folder: Path, feed: Feed | None = None
     ) -> None:
         self._link, self._tell = Link.of(states, body.actions, body.picture), tell
+        self._last = 0  # step of the session that was told of last
         self._episode, self._seen_plan, self._sent, self._awaited, self._acked = -1, 0, 0, 0, 0
         self._plans: list[tuple[int, ActionPlan]] = []
         context = multiprocessing.get_context("spawn")
@@ -91,14 +92,15 @@ class RemoteMind:
 
     def learn(self, step: int, before: Observation, command: Command, after: Observation, reward: float, /) -> None:
         """Pass on what was seen."""
+        self._last = step
         self._send(Kind.STEP, step, self._episode, 0, after, command.action_A, reward)
 
     def work(self, step: int, /) -> None:
         """The thinker starts jobs by itself."""
 
-    def end(self, terminated: bool, /) -> None:
+    def end(self, terminated: bool, whole: bool, /) -> None:
         """Wait until the thinker has taken in the whole episode: its last reports belong to it."""
-        self._send(Kind.END, 0, self._episode, 0, terminated=terminated)
+        self._send(Kind.END, self._last, self._episode, 0, terminated=terminated, whole=whole)
         self._wait(self._caught_up, BETWEEN_S)
 
     def _send(
@@ -111,10 +113,12 @@ class RemoteMind:
         action_A: np.ndarray | None = None,
         reward: float = 0.0,
         terminated: bool = False,
+        whole: bool = False,
     ) -> None:
         record = np.zeros((), self._link.heard.dtype)
         record["kind"], record["step"], record["episode"], record["seed"] = kind, step, episode, seed
-        record["seen_s"], record["reward"], record["terminated"] = time.monotonic(), reward, terminated
+        record["seen_s"], record["reward"] = time.monotonic(), reward
+        record["terminated"], record["whole"] = terminated, whole
         if seen is not None:
             record["state_O"] = seen.state_O
             if seen.image is not None and "image" in self._link.heard.dtype.fields:  # pyright: ignore[reportOperatorIssue]

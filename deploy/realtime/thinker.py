@@ -73,7 +73,7 @@ class Thinker:
             self.mind.begin(self.episode, int(record["seed"]), step)
         elif kind is Kind.END:
             self.seen = None
-            self.mind.end(bool(record["terminated"]))
+            self.mind.end(bool(record["terminated"]), bool(record["whole"]))
             self.mind.work(step)
         else:
             before, self.step, self.seen, self.seen_s = self.seen, step, state, float(record["seen_s"])
