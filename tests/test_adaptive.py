@@ -73,9 +73,10 @@ def agent(**adapt):
     return AdaptiveAgent(model(), planner_for, judge_of(SPEC), calibration, replay, surprise, False, cfg)
 
 
-def live(it, shift, steps=20, reward=1.0, terminated=True, whole=True):
+def live(it, shift, steps=20, reward=1.0, terminated=True, whole=True, first=lambda: None):
     """One episode in which the torso drifts by `shift` a step, which the untrained model does not expect."""
     it.begin_episode(0, 0)
+    first()
     events, state = [], np.zeros(17)
     for t in range(steps):
         after = state + shift
@@ -319,6 +320,15 @@ def test_a_model_whose_scale_was_never_settled_is_estimated_anew():
     assert it.state.provisional
 
 
+def test_what_is_known_of_a_model_is_not_taken_for_its_successors():
+    it = adapted()
+    it.state = replace(it.state, window=None, shift=1.0, stretch=1.5)
+    it.stage = "fit"
+    it.receive([candidate("dynamics", it)], 2.0)
+    assert it.using == "body-1"
+    assert it.state.provisional
+
+
 def test_what_was_earned_with_the_last_body_says_nothing_about_what_is_learned_for_the_next():
     it = adapted()
     quiet(it)
@@ -347,10 +357,7 @@ def test_episodes_that_were_cut_short_or_steered_by_others_are_not_held_against_
 def test_the_first_whole_episode_of_a_new_model_counts():
     it = adapted()
     quiet(it)
-    it.begin_episode(0, 0)
-    it.use(it.model, "body-1.1", "as if it came with the first step")
-    events = live(it, 0.0)
-    assert not [e for e in events if isinstance(e, ModelSwap)]
+    live(it, 0.0, first=lambda: it.use(it.model, "body-1.1", "it came with the first step"))
     assert it.trial.since == [20.0]
 
 
