@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from agents.latent_adaptation import LatentAdaptConfig, LatentCandidate, LatentJob, LatentLearner
 from agents.latent_monitor import LatentMonitor
-from agents.latent_search import Amortised, Distance, LatentDynamics, Metric, blocks_of, squared, toward
+from agents.latent_search import Amortised, Arrive, Distance, LatentDynamics, Metric, blocks_of, squared, toward
 from agents.learned import CHECKOUT, load_calibration
 from agents.surprise import SurpriseConfig
 from agents.types import AgentEvent, GoalChange
@@ -67,6 +67,8 @@ class LatentConfig:
     """Of the first candidates around the last plan, in half ranges of the actuators."""
     settled: float = 0.0
     """A search ends early when its next draw would be narrower than this, in shares of `init_std`; 0: never."""
+    arrive: Arrive = "any"
+    """When a plan is to be at its goal. One that is made anew at each block and may always be there at its `end` never is."""
     distance: Literal["squared", "temporal"] = "squared"
     """From the goal: of the latents, or in time, by the part `temporal` of the checkpoint."""
     amortised: bool = False
@@ -102,6 +104,7 @@ class LatentAgent:
     ensemble: LatentEnsemble | None = None
     context: int = 1
     bf16: bool = False
+    arrive: Arrive = "any"
     generator: Generator = field(default_factory=Generator)
 
     def __post_init__(self) -> None:
@@ -195,7 +198,7 @@ class LatentAgent:
         planner = replace(
             self.planner,
             dynamics=dynamics,
-            readout=toward(goal_BD, self.metric),
+            readout=toward(goal_BD, self.metric, self.arrive),
             proposal=inverse and Amortised(inverse, dynamics, goal_BD, self.planner.horizon),
         )
         guess_BHA = None if self.planner.samples == 1 else self._guess(due_KA, start_s, rows)
@@ -289,6 +292,7 @@ def build_latent(cfg: LatentConfig, spec: RobotSpec, objective: str = "", adapt:
         parts.get("ensemble"),  # pyright: ignore
         cfg.context,
         cfg.bf16,
+        cfg.arrive,
     )
     if objective:
         agent.pursue(objective, 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class LatentDynamics:
 
 @dataclass(frozen=True)
 class Distance:
-    """Distance of the last latent from the goal's: the cost of a candidate (squared: Maes et al. 2026)."""
+    """Least of the distances from the goal's latent that are read: the cost of a candidate (squared, the last: Maes et al. 2026)."""
 
     reads: tuple[str, ...] = ("goal_distance",)
     caution: float = 0.0
@@ -51,10 +51,12 @@ class Distance:
 
     def __call__(self, readings: Readings, actions_BSHA: Tensor, /) -> Tensor:
         """Return the cost per candidate, (B, S)."""
-        cost_BS = readings["goal_distance"][..., -1]
+        cost_BS = readings["goal_distance"].amin(-1)
         return cost_BS + self.caution * readings["disagreement"].sum(-1) if self.caution else cost_BS
 
 
+Arrive = Literal["any", "end"]
+"""Whether a plan may come to its goal after any of its blocks, or is to be there at its end."""
 Metric = Callable[[Tensor, Tensor], Tensor]
 """Distances (...) of latents (..., D) from others that broadcast to them."""
 
@@ -64,12 +66,12 @@ def squared(z: Tensor, goal: Tensor) -> Tensor:
     return (z - goal).square().sum(-1)
 
 
-def toward(goal_BD: Tensor, metric: Metric = squared) -> Callable[[Tensor], Readings]:
-    """Return a readout of the last latent's distance from a goal for each environment, (B, S, 1), and of disagreement, (B, S, H)."""
-    size = goal_BD.shape[1]
+def toward(goal_BD: Tensor, metric: Metric = squared, arrive: Arrive = "end") -> Callable[[Tensor], Readings]:
+    """Return a readout of latents' distances from a goal for each environment, (B, S, 1 or H), and of disagreement, (B, S, H)."""
+    size, first = goal_BD.shape[1], 0 if arrive == "any" else -1
 
     def read(z_BSHD: Tensor) -> Readings:
-        found = {"goal_distance": metric(z_BSHD[:, :, -1:, :size], goal_BD[:, None, None])}
+        found = {"goal_distance": metric(z_BSHD[:, :, first:, :size], goal_BD[:, None, None])}
         return found | {"disagreement": z_BSHD[..., size]} if z_BSHD.shape[-1] > size else found
 
     return read

@@ -5,6 +5,7 @@ The same encoder, data and number of optimiser steps as the world model's, train
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,9 +49,19 @@ class GoalCloning(nn.Module):
         return self.action.inverse(self.unit(seen_NHWC, goal_NHWC).view(len(seen_NHWC), self.block, -1))
 
 
+def mark(cfg: LatentModelConfig, data: Path, longest: int) -> str:
+    """Return a checksum of all that the baseline depends on: recipe and data."""
+    total = zlib.crc32(repr((cfg.jepa, longest)).encode())
+    for name in cfg.jepa.data:
+        for kind in ("meta/info.json", "meta/stats.json"):
+            total = zlib.crc32((data / name / kind).read_bytes(), total)
+    return f"{total:08x}"
+
+
 def trained(cfg: LatentModelConfig, data: Path, work: Path, longest: int) -> GoalCloning:
     """Return the baseline on the world model's data, for goals up to so many steps ahead; trained once, and kept in `work`."""
-    part, path = cfg.jepa, work / "cloning.safetensors"
+    name = f"cloning-{mark(cfg, data, longest)}"
+    part, path = cfg.jepa, work / f"{name}.safetensors"
     frames = frames_of(part.data, data, part.jepa.image)
     known, unseen = frames.split(part.train.heldout_share, part.train.seed)
     torch.manual_seed(part.train.seed)
@@ -67,7 +78,7 @@ def trained(cfg: LatentModelConfig, data: Path, work: Path, longest: int) -> Goa
 
             return loss
 
-        run = Run(model, part.train, work / "cloning")
+        run = Run(model, part.train, work / name)
         for _ in train(run, loss_on(known), loss_on(unseen)):
             pass
         save_tensors(path, run.use_ema().state_dict())

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import PLAN_LATENCY_S, Options, Result, Table, command, paired_interval, rate_interval
-from benchmarks.lewm import WORLDS
+from benchmarks.common import Options, Result, Table, command, paired_interval, rate_interval
+from benchmarks.lewm import LATENCY_S, WORLDS
 from benchmarks.units import done
 from configs.presets import PRESETS
 from deploy.config import RunConfig
@@ -59,7 +59,7 @@ class Life:
         faults = (f"{self.fault}@0",) if self.fault else ()
         folder, ((offset, budget), *_) = WORLDS[self.preset]
         base = replace(PRESETS[self.preset][1], faults=faults, seed=self.seed, adapt=self.adapt, pictures="none")
-        base = replace(base, plan_latency_s=PLAN_LATENCY_S, adapt_latency_s=ADAPT_S, max_s=1e6, max_episodes=EPISODES)
+        base = replace(base, plan_latency_s=LATENCY_S, adapt_latency_s=ADAPT_S, max_s=1e6, max_episodes=EPISODES)
         return replace(base, goals_from=self.data / folder, offset=offset, episode_steps=budget)
 
     @property

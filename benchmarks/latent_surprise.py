@@ -16,7 +16,8 @@ import numpy as np
 from agents import surprise
 from agents.latent import LatentConfig
 from agents.learned import load_calibration
-from benchmarks.common import PLAN_LATENCY_S, Interval, Options, Result, Table, command, rate_interval
+from benchmarks.common import Interval, Options, Result, Table, command, rate_interval
+from benchmarks.lewm import LATENCY_S
 from benchmarks.units import done
 from configs.presets import PRESETS
 from deploy.calibrate import latent_errors
@@ -77,7 +78,7 @@ class Watched:
     def config(self) -> RunConfig:
         """The run that is watched."""
         faults = (f"{self.fault}@{CHANGE_S:g}",) if self.fault else ()
-        base = replace(PRESETS[self.preset][1], faults=faults, plan_latency_s=PLAN_LATENCY_S, max_s=1e6, max_episodes=1)
+        base = replace(PRESETS[self.preset][1], faults=faults, plan_latency_s=LATENCY_S, max_s=1e6, max_episodes=1)
         return replace(base, pictures="none")
 
     @property

@@ -17,24 +17,28 @@ import numpy as np
 import torch
 
 from agents.latent import LatentConfig
-from benchmarks.common import PLAN_LATENCY_S, Options, Result, Table, command, rate_interval
-from benchmarks.goal_cloning import GoalCloning, trained
+from benchmarks.common import Options, Result, Table, command, rate_interval
+from benchmarks.goal_cloning import GoalCloning, mark, trained
 from benchmarks.units import done
 from configs.models import LATENT_MODELS
 from configs.presets import PRESETS
 from deploy.config import RunConfig
 from deploy.evaluate import run_episode
+from deploy.guard import GuardConfig
 from deploy.machine import ROOT
 from deploy.session import env_seed
 from deploy.watch import made_with
 from envs.pairs import GoalsFrom, Pairs, read_pairs
 from envs.robots import make_env, painter, robot_spec, wanted
 from envs.video import resized
+from planners.cem import Cem
 from planners.ssr import Ssr
 
 WORK = ROOT / "runs" / "lewm"
 FIRST = 8_000_000
 """Number of the first episode."""
+LATENCY_S = 0.2
+"""That a plan from pictures is charged: about what one takes on a core (benchmarks/latent_planning.py)."""
 EACH = 25
 """Episodes in one unit of work."""
 WORLDS: dict[str, tuple[str, tuple[tuple[int, int], ...]]] = {
@@ -43,14 +47,22 @@ WORLDS: dict[str, tuple[str, tuple[tuple[int, int], ...]]] = {
     "lewm-cube-small": ("cube-heldout", ((25, 50), (50, 100))),
 }
 """Of each preset the data set that starts and goals are from, and how far these are apart, with the steps that may be taken."""
-RANDOM, CLONING = "random actions", "goal-conditioned cloning"
-_CHOICE = LatentConfig()
-PLANNERS: dict[str, LatentConfig] = {
-    "squared latent distance": _CHOICE,
-    "time between latents": replace(_CHOICE, distance="temporal"),
-    "inverse dynamics, no search": replace(_CHOICE, amortised=True, method=Ssr(), samples=1),
-    "inverse dynamics, then search": replace(_CHOICE, amortised=True, distance="temporal"),
+RANDOM, CLONING, PUBLISHED = "random actions", "goal-conditioned cloning", "as published: the whole plan, then another"
+PLANNERS: dict[str, dict[str, Any]] = {
+    "squared latent distance": {},
+    "time between latents": {"distance": "temporal"},
+    "inverse dynamics, no search": {"amortised": True, "method": Ssr(), "samples": 1},
+    "inverse dynamics, then search": {"amortised": True, "distance": "temporal"},
+    "at the end of a plan": {"arrive": "end"},
+    PUBLISHED: {
+        "arrive": "end",
+        "samples": 300,
+        "init_std": 1.0,
+        "method": Cem(elites=30, iterations=10, kernel=1.0, correlation=0.0, trust=float("inf")),
+    },
 }
+"""How each differs from its preset. The published one is followed to its end (25 steps), and its time is not charged."""
+PATIENT = GuardConfig(no_plan_s=1e3, plan_age_s=1e3)
 
 
 @dataclass(frozen=True)
@@ -79,16 +91,29 @@ class Trial:
     def config(self) -> RunConfig:
         """The run of a planner."""
         base = PRESETS[self.preset][1]
-        agent = replace(PLANNERS.get(self.arm, _CHOICE), checkpoint=base.agent.checkpoint)  # pyright: ignore
+        assert isinstance(base.agent, LatentConfig)
+        agent = replace(base.agent, **PLANNERS.get(self.arm, {}))
+        if self.arm == PUBLISHED:
+            steps = agent.horizon * LATENT_MODELS[self.preset].jepa.jepa.block
+            base = replace(base, plan_every=steps, guard=PATIENT)
         goals = self.data / WORLDS[self.preset][0]
         own = {"episode_steps": self.budget, "offset": self.offset, "goals_from": goals, "max_episodes": 1}
-        return replace(base, agent=agent, plan_latency_s=PLAN_LATENCY_S, max_s=1e6, pictures="none", **own)
+        return replace(
+            base,
+            agent=agent,
+            plan_latency_s=0.0 if self.arm == PUBLISHED else LATENCY_S,
+            max_s=1e6,
+            pictures="none",
+            **own,
+        )
 
     @property
     def key(self) -> str:
         """Under which the result is kept."""
-        mark = made_with(self.config)
-        return f"lewm/{self.preset}-{self.arm}-{self.offset}-{self.budget}-{self.first}-{mark:08x}"
+        model, own = LATENT_MODELS[self.preset], f"{made_with(self.config):08x}"
+        if self.arm == CLONING and model.inverse is not None:
+            own = mark(model, self.data, model.inverse.longest)
+        return f"lewm/{self.preset}-{self.arm}-{self.offset}-{self.budget}-{self.first}-{own}"
 
 
 @cache

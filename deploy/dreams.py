@@ -52,7 +52,7 @@ def dream(cfg: LatentConfig, robot: str, version: str, episodes: Sequence[Episod
     if blocks < 1:
         return None
     seen = [resized(draw(episode.states_TO[block * n]), model.cfg.image) for n in range(blocks + 1)]
-    rows_1HX = torch.from_numpy(episode.applied_TA[: block * blocks].astype(np.float32)).view(1, blocks, -1)
+    rows_1HX = torch.from_numpy(episode.sent_TA[: block * blocks].astype(np.float32)).view(1, blocks, -1)
     with torch.inference_mode():
         first_1TD = model.encode(torch.from_numpy(np.ascontiguousarray(seen[0]))[None])[:, None]
         imagined = decoder.picture(model.rollout(first_1TD, rows_1HX[:, :0], rows_1HX)[0]).numpy()

@@ -73,6 +73,7 @@ class Cube(gymnasium.Env):
         self.patches: list[tuple[np.ndarray, float]] = []
         self.gain, self.friction = 1.0, 0.0
         self._elsewhere: Any = None  # data in which other states are drawn
+        self.core.reset(seed=0)  # it can be seen before its first reset
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start anywhere, with a goal anywhere. Raises ValueError for a configuration that is none."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _CORRELATION = 0.9  # of the wandering error, from one step to the next
 _AROUND = 120.0  # [px] how far from the block a random place is, per axis
+_EDGE = 15.0  # [px] the pusher's radius: people keep it inside, and walls do not
 _STAY = (3, 12)  # steps for which it is headed for
 
 
@@ -100,7 +101,8 @@ def grow(demos: Sequence[Demo], cfg: GrowConfig, index: int) -> Episode:
             if left == 0:
                 place_2, left = state_O[2:4] + rng.uniform(-_AROUND, _AROUND, 2), int(rng.integers(*_STAY))
             target_2, left = place_2, left - 1
-        return np.clip((target_2 + error_2 - state_O[:2]) / REACH, -1.0, 1.0)
+        inside_2 = np.clip(target_2 + error_2, _EDGE, WORLD - _EDGE)
+        return np.clip((inside_2 - state_O[:2]) / REACH, -1.0, 1.0)
 
     options: dict[str, Any] = {"start": np.clip(demo.pose_T5[first], *_LEGAL), "goal": _ELSEWHERE}
     env = make_env("pusht")

@@ -57,6 +57,7 @@ class PushT(PushTEnv):
         self.gain, self.friction = 1.0, 0.0
         self.action_space = Box(spec.action.low_A, spec.action.high_A, dtype=np.float32)
         self.observation_space = Box(-np.inf, np.inf, (10,), np.float64)
+        self._setup()  # it can be seen before its first reset
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start anywhere, with a goal anywhere. Raises ValueError for a pose that is none."""

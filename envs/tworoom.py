@@ -131,7 +131,7 @@ class TwoRoom(gymnasium.Env):
         return {"distance": distance, "is_success": distance < SUCCESS}
 
 
-def shown(index: int, seed: int = 0, noise: float = 2.0, steps: int = 100) -> Episode:
+def shown(index: int, seed: int = 0, noise: float = 2.0, steps: int = 200) -> Episode:
     """Return episode `index` of the expert, with noise on its actions, to a goal that is not near; a function of the arguments.
 
     It ends there, or after so many steps.

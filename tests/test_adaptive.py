@@ -323,6 +323,7 @@ def test_a_model_whose_scale_was_never_settled_is_estimated_anew():
 def test_what_is_known_of_a_model_is_not_taken_for_its_successors():
     it = adapted()
     it.state = replace(it.state, window=None, shift=1.0, stretch=1.5)
+    it.leave()
     it.stage = "fit"
     it.receive([candidate("dynamics", it)], 2.0)
     assert it.using == "body-1"

@@ -11,6 +11,8 @@ from torch import Generator, nn
 from agents.latent import LatentAgent, LatentConfig, build_latent
 from agents.latent_search import LatentDynamics, toward
 from agents.types import GoalChange
+from configs.presets import PRESETS
+from deploy.robots.sim import make_robot
 from envs.robots import ROBOTS, make_env
 from envs.types import Belief, Observation
 from planners.cem import Cem
@@ -260,3 +262,11 @@ def test_weights_that_are_missing_or_torn_get_one_line(folder, tmp_path):
     with pytest.raises(ValueError, match=r"jepa\.safetensors cannot be read") as error:
         build_latent(replace(QUICK, checkpoint=tmp_path), SPEC)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("preset", [n for n, (_, cfg) in PRESETS.items() if isinstance(cfg.agent, LatentConfig)])
+def test_every_world_that_is_planned_in_from_pictures_has_a_camera_before_its_first_reset(preset):
+    robot, _ = make_robot(PRESETS[preset][1])
+    (side, other), *rest = robot.camera.values()
+    assert side == other >= 64
+    assert not rest
