@@ -20,13 +20,16 @@ SEEN_VAR = 1e-6
 """Variance of a position that is read off a picture [m^2]."""
 
 
-def locate(image: np.ndarray) -> float:
-    """Return the position [m] of the bright mass in a picture (H, 128, 3): its centroid. Raises ValueError where none is to be seen."""
+def locate(image: np.ndarray) -> float | None:
+    """Return the position [m] of the bright mass in a picture (H, 128, 3): its centroid; None where it is out of sight.
+
+    Raises ValueError for pictures of another size.
+    """
     if image.ndim != 3 or image.shape[1] != COLUMNS:
         raise ValueError(f"pictures must be (height, {COLUMNS}, 3), got {image.shape}")
     bright = image.astype(float).sum((0, 2))
     if not bright.any():
-        raise ValueError("the picture is black: the mass is out of sight")
+        return None
     column = float(bright @ np.arange(COLUMNS)) / float(bright.sum())
     return (2 * column / (COLUMNS - 1) - 1) * EDGE_M
 
@@ -62,7 +65,9 @@ class PixelAgent(MpcAgent):
             return
         if seen.image is None:
             raise ValueError(f"this agent plans from pictures, and the observation at {seen.t_s:.3f} s has none")
+        self._at, position_m = seen, locate(seen.image)
+        if position_m is None:
+            return  # what was predicted is all that is known
         gain_D = self._P_DD[:, 0] / (self._P_DD[0, 0] + SEEN_VAR)
-        self._x_D = self._x_D + gain_D * (locate(seen.image) - self._x_D[0])
+        self._x_D = self._x_D + gain_D * (position_m - self._x_D[0])
         self._P_DD = self._P_DD - np.outer(gain_D, self._P_DD[0])
-        self._at = seen

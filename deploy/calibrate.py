@@ -118,10 +118,15 @@ def run_latent(cfg: RunConfig, episodes: int, workers: int) -> int:
 
 
 def run_recorded(cfg: RunConfig, dataset: Path) -> int:
-    """Write `surprise.json` from episodes that were recorded. Raises ValueError where they are not of this robot, or too few."""
+    """Write `surprise.json` from the recorded episodes in which nobody else steered.
+
+    Raises ValueError where they are not of this robot, or too few.
+    """
+    import numpy as np
+
     from agents.learned import LearnedConfig
     from deploy.telemetry import commit, write_atomic
-    from envs.dataset import EpisodeData, Layout
+    from envs.dataset import EpisodeData, Layout, steered
     from envs.robots import robot_spec
 
     assert isinstance(cfg.agent, LearnedConfig)
@@ -130,11 +135,15 @@ def run_recorded(cfg: RunConfig, dataset: Path) -> int:
         raise ValueError(
             f"{dataset} is of {data.layout.robot!r}, whose sensors or actuators are not those of {cfg.robot!r}"
         )
-    rows = [data.states_and_actions(episode) for episode in range(data.episodes)]
+    alone = np.flatnonzero(~steered(dataset))
+    rows = [data.states_and_actions(episode) for episode in alone]
     path = cfg.agent.folder / "surprise.json"
-    about = {"dataset": dataset.name, "falls": int(data.terminated_N.sum())}
+    about = {"dataset": dataset.name, "falls": int(data.take(alone).terminated_N.sum()) if len(alone) else 0}
     write_atomic(path, calibration_file(cfg, rows, about, commit()))
-    print(f"{len(rows)} recorded episodes of {dataset}; wrote {path}")
+    left_out = (
+        f", {data.episodes - len(rows)} left out, as a person steered in them" if len(rows) < data.episodes else ""
+    )
+    print(f"{len(rows)} recorded episodes of {dataset}{left_out}; wrote {path}")
     return 0
 
 

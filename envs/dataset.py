@@ -267,6 +267,19 @@ _COLUMNS = {
 _VECTORS = ("state_NO", "next_state_NO", "action_NA")
 
 
+def steered(folder: str | Path) -> np.ndarray:
+    """Return whether a person acted in each episode, (episodes,) bool; False where nobody noted it; raises as `EpisodeData.load`."""
+    import pyarrow.parquet as pq
+
+    files = sorted(Path(folder).glob("data/chunk-*/file-*.parquet"))
+    noted = bool(files) and "intervention" in pq.read_schema(files[0]).names
+    if not noted:
+        return np.zeros(_load(Path(folder)).episodes, bool)
+    tables = [pq.read_table(file, columns=["episode_index", "intervention"]) for file in files]
+    episode_N, acted_N = (np.concatenate([_column(t, key) for t in tables]).ravel() for key in tables[0].column_names)
+    return np.bincount(episode_N, acted_N.astype(float)) > 0
+
+
 def read_card(folder: str | Path) -> dict[str, Any]:
     """Return what `write_dataset` was given as card. Raises FileNotFoundError where there is none."""
     return json.loads((Path(folder) / CARD_FILE).read_text())

@@ -50,6 +50,21 @@ def test_recorded_episodes_say_what_is_surprising(tmp_path, capsys):
     assert "28 recorded episodes" in capsys.readouterr().out
 
 
+def test_episodes_in_which_a_person_steered_say_nothing(tmp_path, capsys):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    command = recorded(tmp_path, shown())
+    for file in (tmp_path / "data").glob("data/chunk-*/file-*.parquet"):
+        table = pq.read_table(file)
+        acted = [n in (3, 7) for n in table["episode_index"].to_pylist()]
+        pq.write_table(table.append_column("intervention", pa.array(acted)), file)
+    assert main(command) == 0
+    assert "26 recorded episodes of" in (told := capsys.readouterr().out)
+    assert "2 left out, as a person steered in them" in told
+    assert json.loads((tmp_path / "mine" / "surprise.json").read_text())["about"]["episodes"] == 26
+
+
 def test_too_few_episodes_are_refused_with_their_number_and_nothing_is_written(tmp_path, capsys):
     assert main(recorded(tmp_path, shown()[:9])) == 2
     assert "needs at least 26 healthy episodes, got 9" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from configs.presets import PRESETS
 from deploy.arms import build, unlogged
 from deploy.realtime.link import Link
 from deploy.realtime.thinker import observation_of
-from envs.linear import picture
+from envs.linear import A_DD, B_DA, picture
 from envs.robots import make_env, robot_spec
 from envs.types import Observation
 
@@ -23,9 +23,8 @@ def test_the_mass_is_found_to_a_millimetre(position_m):
     assert locate(picture(position_m)) == pytest.approx(position_m, abs=1e-3)
 
 
-def test_a_picture_without_the_mass_is_refused():
-    with pytest.raises(ValueError, match="out of sight"):
-        locate(picture(9.0))
+def test_a_mass_out_of_sight_is_nowhere_and_a_picture_of_another_size_is_refused():
+    assert locate(picture(9.0)) is None
     with pytest.raises(ValueError, match=r"pictures must be \(height, 128, 3\), got \(24, 64, 3\)"):
         locate(picture(0.0)[:, :64])
 
@@ -50,6 +49,19 @@ def lived(seed, steps=30, state_of=lambda state_O: state_O):
 def test_position_and_speed_are_known_from_pictures_whatever_the_state_says(seed):
     agent, seen, x_D = lived(seed, state_of=lambda state_O: np.full_like(state_O, 7.0))
     assert agent.belief(seen).z_BD[0].numpy() == pytest.approx(x_D, abs=0.01)
+
+
+def test_while_the_mass_is_out_of_sight_it_is_where_its_actions_led_it():
+    agent = build_agent(PIXELS.agent, robot_spec("double_integrator"))
+    agent.begin_episode(0, 0)
+    dark = np.zeros_like(picture(0.0))
+    seen = Observation(0.0, np.zeros(2), picture(0.5), 0.0)
+    agent.belief(seen)
+    before = agent._x_D
+    after = Observation(0.05, np.zeros(2), dark, 0.05)
+    agent.observe(seen, np.array([1.0]), after, 0.0)
+    assert agent.belief(after).z_BD[0].numpy() == pytest.approx(A_DD @ before + B_DA @ [1.0])
+    assert np.isfinite(agent.plan(after, np.zeros((0, 1))).actions_HA).all()
 
 
 def test_an_observation_without_a_picture_is_refused_with_its_time():
