@@ -28,12 +28,13 @@ def pairs_plot(name: str, mine: Sequence[float], others: Mapping[str, Sequence[f
     if not others or not mine:
         return None
     figure, grid = axes(3.6, len(others))
+    for axis in np.atleast_1d(grid)[1:]:  # before anything is drawn: later, it would take over the limits of the first
+        axis.sharey(np.atleast_1d(grid)[0])
     for axis, (other, theirs) in zip(np.atleast_1d(grid), others.items(), strict=True):
         for a, b in zip(mine, theirs, strict=False):
             axis.plot((0, 1), (a, b), "o-", color=_colour(a - b), linewidth=0.9, markersize=4, alpha=0.6)
         axis.set_xticks((0, 1), (name, other))
         axis.set_xlim(-0.3, 1.3)
-        axis.sharey(np.atleast_1d(grid)[0])
     np.atleast_1d(grid)[0].set_ylabel("return")
     return png(figure)
 

@@ -123,7 +123,7 @@ class Cube(gymnasium.Env):
         colour_4 = self.core.model.geom(GEOM).rgba
         before_4 = colour_4.copy()
         colour_4[:3] = hued(255 * before_4, self.hues.get("cube", 0.0)) / 255
-        shown = raycast(self.core.model, data, CAMERA, SIDE)
+        shown = raycast(self.core.model, data, CAMERA, SIDE, SIDE)
         colour_4[:] = before_4
         return patched(shown, self.patches)
 

@@ -12,34 +12,25 @@ _DARKEST = 0.45
 _NOTHING = np.ones(3)
 
 
-def raycast(model: Any, data: Any, camera: str, side: int, groups: tuple[int, ...] = (0, 1, 2)) -> np.ndarray:
-    """Return what a camera of the model sees of the geoms in these groups, (side, side, 3) uint8; white where there is nothing.
+def raycast(
+    model: Any, data: Any, camera: str | int, height: int, width: int, groups: tuple[int, ...] = (0, 1, 2)
+) -> np.ndarray:
+    """Return what a camera of the model sees of the geoms in these groups, (height, width, 3) uint8; white where there is nothing.
 
     `data` knows where things are: after a step, or after `mj_fwdPosition`. What is wholly transparent is not seen.
     """
     which = model.camera(camera).id
-    rays_NX = _rays(model.cam_fovy[which], side) @ data.cam_xmat[which].reshape(3, 3).T
+    rays_NX = _rays(model.cam_fovy[which], height, width) @ data.cam_xmat[which].reshape(3, 3).T
     seen = np.isin(np.arange(mujoco.mjNGROUP), groups).astype(np.uint8)  # pyright: ignore[reportAttributeAccessIssue]
-    size = len(rays_NX)
-    geom_N, distance_N, normal_NX = np.zeros((size, 1), np.int32), np.zeros((size, 1)), np.zeros((3 * size, 1))
-    mujoco.mj_multiRay(  # pyright: ignore[reportAttributeAccessIssue]
-        model,
-        data,
-        data.cam_xpos[which].reshape(3, 1),
-        rays_NX.reshape(-1, 1),
-        seen.reshape(-1, 1),
-        True,
-        -1,
-        geom_N,
-        distance_N,
-        normal_NX,
-        size,
-        np.inf,
-    )
-    facing_N = np.abs((normal_NX.reshape(-1, 3) * rays_NX).sum(1))
+    geom_N, normal_NX = np.zeros(len(rays_NX), np.int32), np.zeros_like(rays_NX)
+    cast, eye_3 = mujoco.mj_ray, data.cam_xpos[which]  # pyright: ignore[reportAttributeAccessIssue]
+    # one by one: mj_multiRay (3.17) leaves out what is only to be seen, where no part of the same body near it can be touched
+    for row, ray_3 in enumerate(rays_NX):
+        cast(model, data, eye_3, ray_3, seen, True, -1, geom_N[row : row + 1], normal_NX[row])
+    facing_N = np.abs((normal_NX * rays_NX).sum(1))
     shade_N = _DARKEST + (1.0 - _DARKEST) * facing_N
-    shown_NC = np.where(geom_N >= 0, _colours(model)[geom_N[:, 0]] * shade_N[:, None], _NOTHING)
-    return (255 * shown_NC).round().astype(np.uint8).reshape(side, side, 3)
+    shown_NC = np.where(geom_N[:, None] >= 0, _colours(model)[geom_N] * shade_N[:, None], _NOTHING)
+    return (255 * shown_NC).round().astype(np.uint8).reshape(height, width, 3)
 
 
 def pixel_of(model: Any, data: Any, camera: str, point_3: np.ndarray) -> np.ndarray:
@@ -50,14 +41,13 @@ def pixel_of(model: Any, data: Any, camera: str, point_3: np.ndarray) -> np.ndar
 
 
 def _focal(fovy: float) -> float:
-    """Focal length in sides of the picture; `fovy` in degrees."""
+    """Focal length in heights of the picture; `fovy` in degrees."""
     return 0.5 / float(np.tan(np.deg2rad(fovy) / 2))
 
 
-def _rays(fovy: float, side: int) -> np.ndarray:
-    """Directions of the rays, (side * side, 3), row by row, in the camera's axes: right, up, back."""
-    middle = (np.arange(side) + 0.5) / side - 0.5
-    right, down = np.meshgrid(middle, middle)
+def _rays(fovy: float, height: int, width: int) -> np.ndarray:
+    """Directions of the rays, (height * width, 3), row by row, in the camera's axes: right, up, back."""
+    right, down = np.meshgrid(*((np.arange(n) + 0.5 - n / 2) / height for n in (width, height)))
     rays = np.stack([right, -down, np.full_like(right, -_focal(fovy))], -1).reshape(-1, 3)
     return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.poses import ASIDE
 from envs.shapes import check
 
 HOME_A = np.array([0.0, -0.5, 0.5, 0.8, 0.0, 0.0])  # [rad] above the table, the jaws forward and down
@@ -47,7 +48,9 @@ def model_file(suffix: str = ".xml") -> Path:
 
 
 def build_model(block: bool = False) -> Any:
-    """Return the MuJoCo model (mujoco.MjModel): the arm on a table, a camera "front", a mark "target", perhaps a block.
+    """Return the MuJoCo model (mujoco.MjModel): the arm on a table, cameras "front" (its own) and ASIDE (for people), a mark "target".
+
+    With `block` there is one to push.
 
     It is compiled once per process; every call returns a copy, which a fault may change.
     """
@@ -66,6 +69,7 @@ def _compiled(block: bool) -> Any:
     world.add_geom(name="floor", type=shapes.mjGEOM_PLANE, size=[1.0, 1.0, 0.05], rgba=[0.35, 0.4, 0.45, 1.0])
     world.add_light(pos=[0.3, 0.3, 1.5], dir=[0.0, -0.2, -1.0])
     world.add_camera(name="front", pos=[0.62, 0.0, 0.38], xyaxes=[0.0, 1.0, 0.0, -0.66, 0.0, 0.75])
+    world.add_camera(name=ASIDE, pos=[0.55, -0.55, 0.42], xyaxes=[0.816, 0.578, 0.0, -0.235, 0.332, 0.914])
     target = world.add_body(name="target", mocap=True)
     target.add_geom(
         type=shapes.mjGEOM_SPHERE, size=[0.012, 0.0, 0.0], rgba=[0.9, 0.2, 0.2, 0.6], contype=0, conaffinity=0

@@ -18,6 +18,7 @@ from deploy.session import View
 from deploy.storyboard import Storyboard, storyboard
 from deploy.summary import interval, summarise
 from deploy.terminal import Display, clock, gauge
+from envs.poses import configuration
 from envs.robots import make_env
 from tests.scripted import config
 
@@ -198,16 +199,44 @@ def test_a_report_of_nothing_is_still_a_report(tmp_path):
     assert "</html>" in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.parametrize("robot", ["walker2d", "hopper", "halfcheetah"])
-def test_every_robot_can_be_drawn_and_moving_a_joint_shows(robot):
+@pytest.mark.parametrize(
+    ("robot", "joints"),
+    [
+        ("walker2d", range(1, 9)),
+        ("hopper", range(1, 6)),
+        ("halfcheetah", range(1, 9)),
+        ("so101", range(6)),
+        ("so101_push", range(6)),
+        ("dm_control:cartpole-balance", range(2)),
+    ],
+)
+def test_every_robot_can_be_drawn_and_moving_a_joint_shows(robot, joints):
     painter = make_painter(robot, "v4", gl=False)
     env = make_env(robot)
     env.reset(seed=0)
-    still = np.array(env.unwrapped.data.qpos)  # pyright: ignore[reportAttributeAccessIssue]
-    bent = still.copy()
-    bent[-2] -= 0.5
-    assert painter(still).shape == (SIZE[1], SIZE[0], 3)
-    assert (painter(still) != painter(bent)).any()
+    still = configuration(env.unwrapped.data)  # pyright: ignore[reportAttributeAccessIssue]
+    shown = painter(still)
+    assert shown.shape == (SIZE[1], SIZE[0], 3)
+    for joint in joints:
+        bent = still.copy()
+        bent[joint] -= 0.5
+        assert (shown != painter(bent)).any(-1).mean() > 0.001, joint
+
+
+def test_the_mark_of_a_goal_is_drawn_where_it_is_and_a_short_pose_will_do():
+    painter = make_painter("so101", "v4", gl=False)
+    env = make_env("so101")
+    env.reset(seed=0, options={"target": (0.25, 0.1, 0.1)})
+    data = env.unwrapped.data  # pyright: ignore[reportAttributeAccessIssue]
+
+    def red():
+        shown = painter(configuration(data)).astype(float)
+        return np.argwhere((shown[..., 0] > 100) & (shown[..., 1] < 60)).mean(0)
+
+    row, column = red()
+    data.mocap_pos[0, 1] -= 0.1
+    assert np.hypot(red()[0] - row, red()[1] - column) > 15
+    assert np.array_equal(painter(configuration(data)[:6]), painter(configuration(data))), "it stays where it was"
 
 
 def test_the_cart_is_drawn_where_it_is():

@@ -209,9 +209,22 @@ def test_a_ray_that_meets_nothing_is_white_and_nearer_things_hide_farther_ones()
     model = mujoco.MjModel.from_xml_string(scene)
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
-    shown = raycast(model, data, "eye", 33)
+    shown = raycast(model, data, "eye", 33, 33)
     assert shown[0, 0].tolist() == [255, 255, 255]
     assert shown[16, 16].tolist() == [0, 255, 0]
     assert shown[16, 8].tolist() == pytest.approx([240, 0, 0], abs=15)
     assert np.array_equal(shown, shown[::-1])
     assert pixel_of(model, data, "eye", np.zeros(3)) == pytest.approx([0.5, 0.5])
+
+
+def test_a_part_that_can_only_be_seen_is_seen_far_from_those_that_can_be_touched():
+    scene = """<mujoco><worldbody><camera name="eye" pos="0 0 3"/><body><freejoint/><geom type="sphere" size=".05" pos="-.6 0 0"/>
+    <geom type="box" size=".2 .2 .1" pos=".5 0 0" rgba="1 0 0 1" contype="0" conaffinity="0" mass="0"/></body></worldbody></mujoco>"""
+    model = mujoco.MjModel.from_xml_string(scene)
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    shown = raycast(model, data, "eye", 33, 43)
+    assert shown.shape == (33, 43, 3)
+    assert shown[16, round(43 / 2 + 0.5 / 2.9 * 0.5 / np.tan(np.pi / 8) * 33)].tolist() == pytest.approx(
+        [255, 0, 0], abs=8
+    )

@@ -12,6 +12,7 @@ from deploy.loop import Outcome
 from deploy.safety import Command, Limit, RobotLimits, make_safe
 from envs.faults import FaultWrapper, parse_faults
 from envs.pairs import GoalsFrom, read_pairs
+from envs.poses import configuration
 from envs.robots import make_env, robot_spec
 from envs.types import Observation
 
@@ -104,9 +105,9 @@ class SimRobot:
         return Observation(t_s, self._state_O, np.array(self._env.render()), t_s)
 
     def pose(self) -> np.ndarray:
-        """Return MuJoCo's joint positions, (P,); for a robot without MuJoCo, its state."""
+        """Return MuJoCo's configuration, (P,); for a robot without MuJoCo, its state."""
         data = getattr(self._env.unwrapped, "data", None)
-        return self._state_O if data is None else np.array(data.qpos)
+        return self._state_O if data is None else configuration(data)
 
 
 def make_robot(cfg: RunConfig) -> tuple[SimRobot, float | None]:

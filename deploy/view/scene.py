@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from envs.poses import configure
+
 if TYPE_CHECKING:
     from deploy.realtime.feed import Feed, Foreseen
     from envs.robots import RobotSpec
@@ -90,8 +92,7 @@ class Scene:
         return found
 
     def _pose(self, pose_P: np.ndarray) -> None:
-        size = min(len(pose_P), self._model.nq)
-        self._data.qpos[:size] = pose_P[:size]
+        configure(self._data, pose_P)
         self._mj.mj_kinematics(self._model, self._data)
 
     def _poses(self, foreseen: Foreseen, pose_P: np.ndarray, t_s: float) -> np.ndarray | None:
