@@ -45,6 +45,8 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .82rem; backgro
 summary { cursor: pointer; color: var(--dim); }
 """
 
+SLOW = 2.0
+"""Plans that take more than so many times the time between them cost a robot much of its return (benchmarks/latency.py)."""
 DRAWN = {"egl": "MuJoCo (EGL)", "osmesa": "MuJoCo (OSMesa)", "drawn": "drawn from the poses"}
 
 
@@ -70,17 +72,29 @@ def headline(summary: dict[str, Any]) -> str:
     """Return the run in a sentence or two, with its numbers."""
     if summary["fault_s"] is None:
         healthy = summary["phases"]["healthy"]
-        return f"{healthy['episodes']} episodes without a fault: mean return {mean_of(healthy)}. {_false(summary)}"
+        told = f"{healthy['episodes']} episodes without a fault: mean return {mean_of(healthy)}. {_false(summary)}"
+        return f"{told} {_slow(summary)}".strip()
     said = [f"{', '.join(summary['faults'])}: the robot broke at {summary['fault_s']:.1f} s."]
     real = [a["after_fault_s"] for a in summary["alarms"] if a["after_fault_s"] is not None]
     said.append(f"The alarm came {real[0]:.2f} s later." if real else "No alarm was raised after it.")
     said.append(_adapted(summary))
-    return " ".join([*said, _false(summary)]).strip()
+    return " ".join([*said, _false(summary), _slow(summary)]).strip()
 
 
 def _false(summary: dict[str, Any]) -> str:
     count = summary["false_alarms"]
     return f"{count} false alarm{'s' if count != 1 else ''}." if count else "No false alarm."
+
+
+def _slow(summary: dict[str, Any]) -> str:
+    """Return a warning where plans took so long that the run says little about the planner, else nothing."""
+    took_ms, due_ms = summary["plan_ms"]["p50"], summary["plan_due_ms"]
+    if took_ms is None or due_ms is None or took_ms <= SLOW * due_ms:
+        return ""
+    return (
+        f"PLANS CAME LATE: one took {took_ms:.0f} ms (median), where one is due each {due_ms:.0f} ms. Is the machine busy? With "
+        f"--plan-latency {due_ms / 1e3:.3g} the robot moves as on a machine that keeps up."
+    )
 
 
 def _adapted(summary: dict[str, Any]) -> str:

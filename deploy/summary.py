@@ -97,6 +97,8 @@ def summarise(
         "adaptations": [_adaptation(report) for report in history.adaptations],
         "swaps": [{"t_s": s.t_s, "model": s.model, "reason": s.reason} for s in history.swaps],
         "plan_ms": percentiles(history.plan_ms.values),
+        # how often one is due, where what it takes is what it costs
+        "plan_due_ms": 1e3 * cfg.plan_every * history.dt_s if cfg.plan_latency_s is None else None,
         "plan_age_ms": percentiles(1e3 * history.age_s.values),
         "late_ms": percentiles(1e3 * history.late_s.values),
         "missed_steps": history.missed,

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from agents.types import AdaptationReport, ModelSwap, SurpriseReading
 from deploy.drawing import SIZE, make_painter, paint_cart
-from deploy.history import History
+from deploy.history import History, Sample
 from deploy.records import EpisodeRecord, plain, read_episodes, to_line
 from deploy.render import draw
 from deploy.report import headline, write_report
@@ -137,6 +137,18 @@ def test_the_headline_tells_the_truth():
     refused = headline(summarise(config(faults=("x",)), story(accepted=False), control(), "ok", "abc", 1.0))
     assert "1 adaptations were tried, none accepted" in refused
     assert "takes over" not in refused
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "took_ms", "late"), [(None, 250.0, True), (None, 150.0, False), (0.1, 250.0, False)]
+)
+def test_the_headline_warns_where_plans_came_so_late_that_the_run_says_little(latency_s, took_ms, late):
+    history = story()
+    history.plan_ms = Sample()
+    history.plan_ms.add([took_ms] * 9)
+    told = headline(summarise(config(plan_latency_s=latency_s, plan_every=10), history, None, "ok", "abc", 1.0))
+    assert ("PLANS CAME LATE: one took 250 ms (median), where one is due each 80 ms" in told) == late
+    assert ("--plan-latency 0.08" in told) == late
 
 
 def test_an_event_is_the_same_after_writing_and_reading():
