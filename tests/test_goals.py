@@ -63,9 +63,14 @@ def test_returns_of_one_goal_are_not_held_against_those_of_another():
     it = agent()
     live(it, 100.0)
     live(it, 100.0)
-    assert it.trial.before
+    earned = list(it.trial.before)
+    assert earned
     it.pursue("height:1.2", 3.0)
-    assert not it.trial.before
+    live(it, 100.0)
+    it.pursue("run", 4.0)
+    assert it.trial.before == earned
+    live(it, 100.0)
+    assert len(it.trial.before) == len(earned) + 1
 
 
 def test_a_goal_that_is_not_legal_leaves_the_old_one():
