@@ -49,7 +49,7 @@ class WalkerOptions(Options):
 def plan(options: WalkerOptions) -> list[Life]:
     """Return the units of work: for each arm what it is worth healthy, broken and after play."""
     if options.quick:
-        return [Life(METHOD, "left", limit, n, 10, 4) for limit, n in ((None, None), (0.5, None), (0.5, 0))]
+        return [Life(METHOD, "left", limit, n, 20, 4) for limit, n in ((None, None), (0.5, None), (0.5, 0))]
     lives = [Life(name, "left", None, None, 0, options.judged) for name in ARMS]
     for name, arm in ARMS.items():
         for side, limit in DEFECTS if name == METHOD else DEFECTS[:1]:
@@ -144,7 +144,7 @@ def measure(options: WalkerOptions) -> Result:
         "walker",
         claim,
         figures | ratios,
-        tables,
+        tuple(t for t in tables if t.rows),
         seeds=tuple(range(options.sets)),
         n=sum(r["n"] for r in [*reward, *ankle]),
         results={"fixed_reward": reward, "broken_ankle": ankle, "goals": goals},
