@@ -4,6 +4,7 @@ The oracle is what arrived at the servos' goal registers.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,9 +24,10 @@ from configs.limits import LIMITS
 from deploy.clock import SimulatedClock
 from deploy.robots.fault import RobotFault
 from deploy.robots.joint_limits import joint_limits
-from deploy.robots.lerobot_robot import DriverConfig, LeRobotRobot, lerobot_robot
+from deploy.robots.lerobot_robot import DriverConfig, LeRobotRobot, _patience, lerobot_robot
 from deploy.robots.servo_arm import JOINTS, ServoArm, calibration, centre_ticks
 from deploy.robots.servo_bus import BusFaults, GoalWrite, ServoBus, violations, write_calibration
+from deploy.robots.sts3215 import Packet
 from deploy.robots.tasks import ReachTask
 from envs.demonstrators import Reacher
 from envs.robots import ROBOTS, make_env
@@ -332,6 +334,36 @@ def test_an_answer_that_came_late_is_not_taken_for_the_next_one(calibrations):
         for k in range(30):
             _, outcome = r.step(home(shoulder_pan=1.0), 2.0 + k * DT_S)
             assert outcome.observation.state_O[0] == pytest.approx(r.bus.angles()[0], abs=0.002)
+
+
+class LateBus(ServoBus):
+    """Its first servo answers the first question after its ping with what answers a ping: nothing but that it is there."""
+
+    late = True
+
+    def _reply(self, servos, data):
+        if self.late and data and len(data[0]) == 2:
+            self.late, data = False, [b""]
+        super()._reply(servos, data)
+
+
+def test_a_late_answer_to_something_else_while_connecting_only_costs_another_try(calibrations):
+    with LateBus(clock=SimulatedClock()) as bus:
+        ours = LeRobotRobot(stock(bus, calibrations), LIMIT, clock=CountingClock())
+        assert not bus.late
+        assert ours.read(DT_S).observation.state_O[0] == pytest.approx(bus.angles()[0], abs=0.002)
+        assert_registers_were_legal(bus)
+        ours.disconnect()
+
+
+def test_what_lies_on_the_line_is_dropped_before_a_driver_that_connects_asks_again(calibrations):
+    with ServoBus(clock=SimulatedClock()) as bus:
+        theirs = stock(bus, calibrations)
+        theirs.bus.connect()
+        os.write(bus._master, Packet(1, 0, b"").encode() * 2)
+        with _patience([theirs.bus]):
+            assert theirs.bus.ping(1) == 777
+        theirs.bus.disconnect(disable_torque=False)
 
 
 def test_a_power_cut_ends_in_a_fault_within_the_budget_and_nothing_is_sent_after_it(calibrations):

@@ -32,8 +32,9 @@ _log = logging.getLogger(__name__)
 _WAIT_S = 0.002  # a serial port's read waits so long for bytes; the SDK would spin, and take the core from the planner
 _PATIENCE_MS = 200.0
 _ROUNDING_RAD = 1e-6
-# What drivers raise for a packet that was lost or garbled, a device that went away, a picture that is too old.
-_TRANSIENT = (OSError, RuntimeError, ValueError, termios.error)
+# What drivers raise for a packet that was lost or garbled, a device that went away. The SDK indexes into short answers.
+_LOST = (OSError, RuntimeError, IndexError, termios.error)
+_TRANSIENT = (*_LOST, ValueError)  # nonsense was read, or a picture that is too old
 
 
 @dataclass(frozen=True)
@@ -228,10 +229,11 @@ class LeRobotRobot:
                 for bus in self._buses.values():
                     bus.port_handler.ser.timeout = _WAIT_S
                 return
-            except (OSError, RuntimeError, termios.error) as error:
+            except _LOST as error:
                 self.disconnect()
                 if not left:
                     raise ConnectionError(f"cannot connect to {self._robot}: {_one_line(error)}") from error
+                time.sleep(_PATIENCE_MS / 1e3)  # what is still under way would be taken for an answer
 
     def _standing(self, q_A: np.ndarray) -> np.ndarray:
         """Return where to hold a robot that stands at `q_A`. Raises ValueError if that is well outside its limits."""
@@ -311,16 +313,17 @@ def _aim_where_it_is(bus: Any) -> None:
 
 @contextmanager
 def _patience(buses: Iterable[Any]) -> Iterator[None]:
-    """Let drivers wait for each answer as long as nothing moves: there is no control step to miss."""
+    """Let drivers wait for each answer as long as nothing moves, and drop what comes after all before they ask again."""
     handlers = [bus.port_handler for bus in buses]
-    usual = [handler.setPacketTimeout for handler in handlers]
+    usual = [(handler.setPacketTimeout, handler.clearPort) for handler in handlers]
     for handler in handlers:
         handler.setPacketTimeout = lambda _, wait=handler.setPacketTimeoutMillis: wait(_PATIENCE_MS)
+        handler.clearPort = lambda of=handler: of.ser.reset_input_buffer()
     try:
         yield
     finally:
-        for handler, wait in zip(handlers, usual, strict=True):
-            handler.setPacketTimeout = wait
+        for handler, (wait, clear) in zip(handlers, usual, strict=True):
+            handler.setPacketTimeout, handler.clearPort = wait, clear
 
 
 def _forget_answers(bus: Any) -> None:
