@@ -38,7 +38,7 @@ WORK = ROOT / "runs" / "lewm"
 FIRST = 8_000_000
 """Number of the first episode."""
 LATENCY_S = 0.2
-"""That a plan from pictures is charged: about what one takes on a core (benchmarks/latent_planning.py)."""
+"""That a plan from pictures is charged; what one takes here is a column of the table."""
 EACH = 25
 """Episodes in one unit of work."""
 WORLDS: dict[str, tuple[str, tuple[tuple[int, int], ...]]] = {

@@ -271,13 +271,11 @@ def steered(folder: str | Path) -> np.ndarray:
     """Return whether a person acted in each episode, (episodes,) bool; False where nobody noted it; raises as `EpisodeData.load`."""
     import pyarrow.parquet as pq
 
-    files = sorted(Path(folder).glob("data/chunk-*/file-*.parquet"))
-    noted = bool(files) and "intervention" in pq.read_schema(files[0]).names
-    if not noted:
-        return np.zeros(_load(Path(folder)).episodes, bool)
-    tables = [pq.read_table(file, columns=["episode_index", "intervention"]) for file in files]
-    episode_N, acted_N = (np.concatenate([_column(t, key) for t in tables]).ravel() for key in tables[0].column_names)
-    return np.bincount(episode_N, acted_N.astype(float)) > 0
+    files = _files(Path(folder))
+    there = [key for key in ("episode_index", "intervention") if key in pq.read_schema(files[0]).names]
+    tables = [pq.read_table(file, columns=there) for file in files]
+    episode_N, *acted = (np.concatenate([_column(table, key) for table in tables]).ravel() for key in there)
+    return np.bincount(episode_N, *(acted_N.astype(float) for acted_N in acted)) * bool(acted) > 0
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
@@ -285,12 +283,17 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     return json.loads((Path(folder) / CARD_FILE).read_text())
 
 
-def _load(folder: Path) -> EpisodeData:
-    import pyarrow.parquet as pq
-
+def _files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("data/chunk-*/file-*.parquet"))
     if not files or not (folder / "meta/info.json").is_file():
         raise FileNotFoundError(f"no LeRobotDataset v3 in {folder}")
+    return files
+
+
+def _load(folder: Path) -> EpisodeData:
+    import pyarrow.parquet as pq
+
+    files = _files(folder)
     there = {key: name for name, key in _COLUMNS.items() if key in pq.read_schema(files[0]).names}
     for key in ("observation.state", "action"):
         if key not in there:
