@@ -18,7 +18,7 @@ from agents import surprise
 from agents.adaptation import Candidate, Play, Replay
 from agents.goals import step_for, with_goal_step
 from agents.imagination import Judge
-from agents.jobs import MOTION, AdaptConfig, Job, accepts
+from agents.jobs import AdaptConfig, Job, accepts, motion_only, suited
 from agents.memory import ORIGINAL, Memory
 from agents.monitor import WINDOW, step_error
 from agents.mpc import MpcAgent
@@ -55,6 +55,8 @@ class AdaptiveAgent:
     cfg: AdaptConfig = field(default_factory=AdaptConfig)
     seed: int = 0
     objective: str = ""
+    healthy: float | None = None
+    """Mean return when it was calibrated."""
 
     def __post_init__(self) -> None:
         self.original = self.model
@@ -250,9 +252,13 @@ class AdaptiveAgent:
             return None
         recent = min(self.fresh, len(self.play))
         self.stage, self.fresh, self.round = "fit", 0, self.round + 1
-        parts = self.cfg.parts if self.objective in TASK else tuple(p for p in self.cfg.parts if p in MOTION)
+        if self.objective not in TASK:
+            cfg = motion_only(self.cfg)
+        else:
+            untouched = self.model.value is self.original.value
+            cfg = suited(self.cfg, self.trial.earned, self.healthy) if untouched else self.cfg
         self.told = self.step is not self.model.step  # a goal: what it is foreseen with is fitted
-        model, cfg = replace(self.model, step=self.step), replace(self.cfg, parts=parts)
+        model = replace(self.model, step=self.step)
         return Job(model, tuple(self.play), recent, self.replay, self.judge, cfg, self.seed + self.round)
 
     def receive(self, result: list[Candidate], t_s: float, /) -> Sequence[AgentEvent]:

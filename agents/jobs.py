@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from agents.adaptation import (
     Candidate,
@@ -20,11 +22,15 @@ from agents.adaptation import (
 )
 from agents.imagination import ImagineConfig, Judge
 from agents.memory import RecallConfig
-from agents.trial import Trial
+from agents.trial import FEW, Trial
 from world_models.checkpoint import WorldModel
 
 MOTION: tuple[Part, ...] = ("step", "dynamics")
 """Parts that say what follows from what, whatever for; the others are the task's."""
+
+HEADROOM = 0.75
+"""A robot that still earns this share of what it did when it was calibrated keeps its value: one learned in the adapted model
+hardly brings it further (benchmarks/walker.py: what comes back after the broken ankle levels off there), and may cost a good deal."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,20 @@ class AdaptConfig:
     def trial(self) -> Trial[Any]:
         """Return what a model that is put in use has to stand."""
         return Trial(self.trial_episodes, self.rollback_risk, self.rollback_risk / 5)
+
+
+def motion_only(cfg: AdaptConfig) -> AdaptConfig:
+    """Return the config without the parts that are the task's."""
+    return replace(cfg, parts=tuple(part for part in cfg.parts if part in MOTION))
+
+
+def suited(cfg: AdaptConfig, earned: Sequence[float], healthy: float | None) -> AdaptConfig:
+    """Return what to fit next for a robot that never had another value than its own, from its returns and its healthy mean return.
+
+    Where too little is known of either, all parts are.
+    """
+    mild = len(earned) >= FEW and healthy is not None and healthy > 0 and np.mean(earned) >= HEADROOM * healthy
+    return motion_only(cfg) if mild else cfg
 
 
 def job(

@@ -199,6 +199,11 @@ def load_calibration(folder: Path) -> Calibration:
         raise ValueError(f"{path} is not a calibration: {error}") from None
 
 
+def load_healthy(folder: Path) -> float | None:
+    """Return the mean return of the episodes that surprise was calibrated on; None where it was not noted."""
+    return json.loads((folder / "surprise.json").read_text()).get("about", {}).get("return_mean")
+
+
 def load_replay(folder: Path) -> tuple[Tensor, Tensor]:
     """Return windows of the training data, states (N, H + 1, O) and actions (N, H, A), kept against forgetting."""
     tensors = read_tensors(folder / "replay.safetensors")
@@ -232,4 +237,5 @@ def build_learned(
         cfg.adapt if adapt else replace(cfg.adapt, enabled=False),
         seed,
         objective,
+        load_healthy(cfg.folder),
     )

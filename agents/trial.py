@@ -32,7 +32,12 @@ class Trial[Model]:
 
     def earn(self, episode_return: float) -> None:
         """Note the return of an episode with the model in use."""
-        (self.before if self.sound is None else self.since).append(episode_return)
+        self.earned.append(episode_return)
+
+    @property
+    def earned(self) -> list[float]:
+        """Returns with the model in use."""
+        return self.before if self.sound is None else self.since
 
     def put(self, used: Model) -> None:
         """Another model takes the place of `used`, which is gone back to if it is not on trial itself, or did no worse."""

@@ -16,8 +16,8 @@ import numpy as np
 from scipy import stats
 
 from agents.calibration import false_alarms
-from agents.jobs import accepts, job
-from agents.learned import LearnedConfig, judge_of, load_calibration, load_replay
+from agents.jobs import accepts, job, suited
+from agents.learned import LearnedConfig, judge_of, load_calibration, load_healthy, load_replay
 from agents.monitor import episode_errors
 from benchmarks.common import (
     PLAN_LATENCY_S,
@@ -143,6 +143,7 @@ def lived(cfg: RunConfig, model: WorldModel) -> tuple[WorldModel, list[str], str
     assert isinstance(cfg.agent, LearnedConfig)
     adapt, spec, used = cfg.agent.adapt, robot_spec(cfg.robot), model
     play, parts, body, each, trial = [], set(), "", adapt.play_episodes, adapt.trial()
+    healthy = load_healthy(cfg.agent.folder)
     for round_ in range(ROUNDS + 1):
         new = together(cfg, PLAYED + len(play), each, used)
         play += [as_play(e) for e in new]
@@ -151,7 +152,8 @@ def lived(cfg: RunConfig, model: WorldModel) -> tuple[WorldModel, list[str], str
             continue  # the next fit waits for play with the model that is in use now
         if round_ == ROUNDS:
             break
-        made = job(used, play, each, load_replay(cfg.agent.folder), judge_of(spec), adapt, round_)
+        fit = suited(adapt, trial.earned, healthy) if used.value is model.value else adapt
+        made = job(used, play, each, load_replay(cfg.agent.folder), judge_of(spec), fit, round_)
         chosen = {c.part: c.model for c in made if accepts(c, adapt.margin)}
         if not chosen or (used is model and not accepts(made[0], adapt.new_body_margin)):
             continue

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from agents.adaptation import Play
-from agents.jobs import accepts, job
-from agents.learned import LearnedConfig, judge_of, load_replay
+from agents.jobs import AdaptConfig, accepts, job, suited
+from agents.learned import LearnedConfig, judge_of, load_healthy, load_replay
 from agents.trial import Trial
 from benchmarks.common import PLAN_LATENCY_S
 from benchmarks.joint import joint_planner, trained, tuned
@@ -101,9 +101,10 @@ def as_play(e: Episode) -> Play:
     return Play(e.state_TO, e.action_TA, e.reward_T, e.terminated)
 
 
-def adapted(model: WorldModel, play: Sequence[Play], recent: int, life: Life, seed: int) -> WorldModel:
+def adapted(
+    model: WorldModel, play: Sequence[Play], recent: int, cfg: AdaptConfig, life: Life, seed: int
+) -> WorldModel:
     """Return the model after one adaptation: the candidates that the agent's own gate accepts."""
-    cfg = replace(ARMS[life.arm].agent.adapt, parts=ARMS[life.arm].parts)
     spec = robot_spec(life.config.robot)
     made = job(model, play, recent, load_replay(ARMS[life.arm].agent.folder), judge_of(spec), cfg, seed)
     chosen = {c.part: c.model for c in made if accepts(c, cfg.margin)}
@@ -129,10 +130,16 @@ class Robot:
         some = [numbers[i : i + TOGETHER] for i in range(0, len(numbers), TOGETHER)]
         return [e for few in some for e in watch_together(cfg, few, self.model, planner)]
 
-    def adapt(self, play: Sequence[Play], recent: int, seed: int) -> None:
-        """Learn from play, of which the last `recent` episodes are new."""
+    def __post_init__(self) -> None:
+        self.value, self.healthy = self.model.value, load_healthy(ARMS[self.life.arm].agent.folder)
+
+    def adapt(self, play: Sequence[Play], recent: int, seed: int, earned: Sequence[float] = ()) -> None:
+        """Learn from play, of which the last `recent` episodes are new; `earned` are returns with the model in use."""
         if self.joint is None:
-            self.model = adapted(self.model, play, recent, self.life, seed)
+            arm = ARMS[self.life.arm]
+            cfg = replace(arm.agent.adapt, parts=arm.parts)
+            cfg = suited(cfg, earned, self.healthy) if self.model.value is self.value else cfg
+            self.model = adapted(self.model, play, recent, cfg, self.life, seed)
         else:
             self.joint = tuned(self.joint, play, load_replay(ARMS[self.life.arm].agent.folder), seed)
 
@@ -174,7 +181,7 @@ def live(life: Life, data: Path) -> dict[str, list[float]]:
         if until in (20, life.budget):
             found[str(until)] = judge()
         if until < life.budget and not worse:
-            robot.adapt(play, len(numbers), 100 * life.play_set + round_)
+            robot.adapt(play, len(numbers), 100 * life.play_set + round_, trial.earned)
             if (robot.model, robot.joint) != used:
                 trial.put(used)
         if until == ROUNDS[0]:

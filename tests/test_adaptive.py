@@ -161,6 +161,28 @@ def test_only_better_parts_are_swapped_in_and_the_gate_says_why():
     assert it.model.policy is old.policy
 
 
+@pytest.mark.parametrize(
+    ("healthy", "parts"),
+    [(25.0, ("step",)), (30.0, ("step", "value")), (None, ("step", "value")), (-25.0, ("step", "value"))],
+)
+def test_a_robot_that_still_earns_most_of_what_it_did_keeps_its_own_value(healthy, parts):
+    it = replace(agent(), healthy=healthy)
+    for _ in range(5):
+        live(it, 100.0)  # 20 each
+    assert it.take_job().cfg.parts == parts
+
+
+def test_a_value_that_was_learned_is_learned_on_however_well_the_robot_does():
+    it = replace(agent(), healthy=30.0)
+    for _ in range(5):
+        live(it, 100.0)
+    it.take_job()
+    it.receive([candidate("step", it), candidate("value", it)], 1.0)
+    for _ in range(4):
+        live(it, 100.0, reward=1.5)
+    assert it.take_job().cfg.parts == ("step", "value")
+
+
 @pytest.mark.parametrize(("after", "taken"), [(9.0, True), (float("nan"), False)])
 def test_a_value_is_tried_whatever_earlier_play_says_unless_it_is_no_number(after, taken):
     it = agent()

@@ -219,6 +219,7 @@ def test_a_model_that_the_gym_rolls_back_is_not_fitted_at_once_and_not_what_was_
     @dataclass(frozen=True)
     class Model:
         step: object
+        value: object = None
 
     better.model = SimpleNamespace(body=body)
     model = Model(SimpleNamespace(body=None))
