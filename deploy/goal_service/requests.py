@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -115,6 +115,14 @@ class Ticket:
     sampling: Sampling
     cancelled: threading.Event = field(default_factory=threading.Event)
     events: queue.SimpleQueue[Token | Finished] = field(default_factory=queue.SimpleQueue)
+    notify: Callable[[], None] | None = None
+    """Called after each event, in the engine's thread: it must be quick and raise nothing."""
+
+    def tell(self, event: Token | Finished) -> None:
+        """Hand over the next event."""
+        self.events.put(event)
+        if self.notify is not None:
+            self.notify()
 
     def cancel(self) -> None:
         """End it at its next token."""

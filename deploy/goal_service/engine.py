@@ -1,0 +1,366 @@
+"""The engine: requests come in from any thread, are decoded together by one, and leave token by token."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from deploy.goal_service.draft_link import DraftLink
+from deploy.goal_service.draft_process import DraftConfig, Fallback
+from deploy.goal_service.drafters import Draftee, ModelDrafter
+from deploy.goal_service.grammar import GrammarFactory
+from deploy.goal_service.linear import Kind
+from deploy.goal_service.llama import Span
+from deploy.goal_service.models import load_drafter, load_target
+from deploy.goal_service.modes import Arm, Chooser
+from deploy.goal_service.requests import Busy, Finished, Mode, Sampling, Ticket, Timings
+from deploy.goal_service.rounds import Decoder
+from deploy.goal_service.rows import Row
+from deploy.goal_service.sampling import Rule, SeededDice
+from deploy.goal_service.vocabulary import Vocabulary
+from deploy.goal_service.weights import load_weights, packaged_model
+
+_log = logging.getLogger(__name__)
+IDLE_S = 0.05
+LEAST = 8
+"""Tokens of a prompt that must agree with another's for their keys and values to be copied."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What is served, and how it is decoded."""
+
+    model: str = ""
+    """GGUF file, or folder with safetensors; empty for the SmolLM2 that the packages bring."""
+    kind: Kind = "int4"
+    """Of the target's matrices."""
+    draft: str = ""
+    """Folder of a small model that drafts; without one, what was said before and what a grammar forces is drafted."""
+    mode: Mode = "auto"
+    lookahead: int = 0
+    """Drafted tokens; 0: whatever is fastest."""
+    context: int = 2048
+    rows: int = 8
+    """Texts at once."""
+    queue: int = 64
+    """Requests that may wait."""
+    rule: Rule = "coupled"
+    """How a drafted token is taken: if it is what the target would draw, or (ratio) with min(1, p / q), as published."""
+    budget: int = 24
+    """Outcomes for which is drafted ahead, per text."""
+    factor: float = 1.0
+    """Of Saguaro sampling (ratio rule): 1 for none."""
+    fallback: Fallback = "auto"
+    forced: bool = True
+    """Tokens that a grammar forces are decided without a look at the target."""
+    threads: int = 0
+    """Of the target; 0: all cores, less one while the draft process works."""
+    verify_floor_s: float = 0.0
+    """A look of the target takes at least so long, to stand in for a slower one ..."""
+    draft_floor_s: float = 0.0
+    """... and a step of the small model."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("context", 64),
+            ("rows", 1),
+            ("queue", 0),
+            ("lookahead", 0),
+            ("budget", 1),
+            ("threads", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+        if not 0 < self.factor <= 1:
+            raise ValueError(f"factor must be in (0, 1], got {self.factor}")
+
+
+@dataclass
+class _Waiting:
+    ticket: Ticket
+    since_s: float
+
+
+@dataclass
+class _Scoring:
+    """Candidates whose log-probabilities are asked for."""
+
+    prompt: list[int]
+    candidates: list[list[int]]
+    until_s: float
+    done: Future[list[list[float]]] = field(default_factory=Future)
+
+
+class Engine:
+    """Decodes requests in a thread of its own until it is closed."""
+
+    def __init__(self, cfg: EngineConfig) -> None:
+        path = Path(cfg.model) if cfg.model else packaged_model()
+        weights = load_weights(path)
+        self.cfg, self.name, self.vocabulary = cfg, weights.name, weights.vocabulary
+        self.context = min(cfg.context, weights.config.context)
+        self._cores = sorted(os.sched_getaffinity(0))
+        self._threads = cfg.threads or len(self._cores)
+        self.grammars = GrammarFactory(self.vocabulary, cfg.forced)
+        target = load_target(weights, cfg.kind)
+        drafter, self.link = self._drafters(path)
+        cache = target.cache(cfg.rows, self.context)
+        self.decoder = Decoder(target, cache, drafter, self.link, cfg.verify_floor_s)
+        self.chooser = Chooser(self._arms())
+        self.rows: dict[int, Row] = {}
+        self._held: list[list[int]] = [[] for _ in range(cfg.rows)]
+        """Tokens whose keys and values are in each row of the cache."""
+        self._waiting: queue.Queue[_Waiting | _Scoring] = queue.Queue(cfg.queue + cfg.rows)
+        self._uids, self.counts = itertools.count(), Counter[str]()
+        self._closed, self._problem = threading.Event(), ""
+        self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
+        self._thread.start()
+
+    def _drafters(self, path: Path) -> tuple[ModelDrafter | None, DraftLink | None]:
+        """Return who drafts when asked, and who drafts ahead."""
+        cfg = self.cfg
+        if not cfg.draft or cfg.mode == "ar":
+            return None, None
+        floor_s, folder = cfg.draft_floor_s, Path(cfg.draft)
+        length = self.context + 64
+        drafter = load_drafter(
+            folder, self.vocabulary.size, cfg.rows, length, cfg.rule, cfg.factor, cfg.budget, floor_s
+        )
+        if cfg.mode == "sd":
+            return drafter, None
+        core = self._cores[-1] if len(self._cores) > 1 else -1
+        kept = {"rows": cfg.rows, "context": self.context, "budget": cfg.budget, "rule": cfg.rule, "factor": cfg.factor}
+        kept |= {"fallback": cfg.fallback, "forced": cfg.forced, "core": core, "step_floor_s": floor_s}
+        return drafter, DraftLink(DraftConfig(str(folder), str(path), **kept))
+
+    def _arms(self) -> list[Arm]:
+        lookaheads = (self.cfg.lookahead,) if self.cfg.lookahead else (2, 4, 8)
+        arms: list[Arm] = [("ar", 0), *(("sd", k) for k in lookaheads)]
+        if self.link is not None:
+            arms.extend(("ssd", k) for k in lookaheads if k < 8 or self.cfg.lookahead)
+        return arms
+
+    # --- any thread ------------------------------------------------------------------------------------------------
+
+    def submit(self, prompt: Sequence[int], sampling: Sampling) -> Ticket:
+        """Return a ticket for the answer. Raises ValueError for what cannot be decoded, Busy when too many wait."""
+        self._fits(prompt, 1)
+        if sampling.grammar is not None:
+            self.grammars.matcher(sampling.grammar)
+        ticket = Ticket(tuple(prompt), sampling)
+        self._enqueue(_Waiting(ticket, time.monotonic()))
+        return ticket
+
+    def score(
+        self, prompt: Sequence[int], candidates: Sequence[Sequence[int]], deadline_s: float = math.inf
+    ) -> list[list[float]]:
+        """Return the log-probability of each token of each candidate after the prompt. Raises as `submit`, and TimeoutError."""
+        for candidate in candidates:
+            self._fits([*prompt, *candidate], 0)
+        asked = _Scoring(list(prompt), [list(c) for c in candidates], time.monotonic() + deadline_s)
+        self._enqueue(asked)
+        return asked.done.result()
+
+    def _fits(self, tokens: Sequence[int], more: int) -> None:
+        size = self.vocabulary.size
+        if not tokens:
+            raise ValueError("the prompt is empty: at least one token is needed")
+        if wrong := [token for token in tokens if not 0 <= token < size]:
+            raise ValueError(f"token {wrong[0]} is not in the vocabulary of {size}")
+        if len(tokens) + more > self.context:
+            raise ValueError(f"{len(tokens)} tokens and {more} more do not fit into the context of {self.context}")
+
+    def _enqueue(self, asked: _Waiting | _Scoring) -> None:
+        if self._closed.is_set() or self._problem:
+            raise Busy(self._problem or "the engine is closed")
+        try:
+            if self._waiting.qsize() >= self.cfg.queue + self.cfg.rows - len(self.rows):
+                raise queue.Full
+            self._waiting.put_nowait(asked)
+        except queue.Full:
+            self.counts["refused"] += 1
+            raise Busy(f"{self._waiting.qsize()} requests are waiting") from None
+
+    def stats(self) -> dict[str, float]:
+        """Return counters, and what is so at present."""
+        link, now = self.link, {"running": len(self.rows), "waiting": self._waiting.qsize()}
+        extra = {} if link is None else {"draft_up": link.up, "draft_restarts": max(0, link.restarts)}
+        if link is not None:
+            extra |= {"cache_hits": link.hits, "cache_misses": link.misses}
+            extra |= {"prepare_seconds": link.seen.prepare_s, "jit_seconds": link.seen.jit_s}
+        rates = {f"rate_{mode}_{k}": rate for (mode, k), rate in self.chooser.rates(max(1, len(self.rows))).items()}
+        return {**self.counts, **now, **extra, **rates}
+
+    def healthy(self) -> str:
+        """Return what is wrong, or nothing."""
+        return self._problem or ("" if self._thread.is_alive() else "the engine has ended")
+
+    def close(self) -> None:
+        """End all requests, the thread and the draft process."""
+        self._closed.set()
+        self._thread.join(10)
+        if self.link is not None:
+            self.link.close()
+
+    # --- its own thread --------------------------------------------------------------------------------------------
+
+    def _live(self) -> None:
+        torch.set_num_threads(self._threads)
+        try:
+            while not self._closed.is_set():
+                self._admit()
+                if self.rows:
+                    self._step()
+        except Exception as error:  # noqa: BLE001 - whoever waits must be told
+            _log.exception("the engine broke")
+            self._problem = f"{type(error).__name__}: {error}"
+        self._end_all()
+
+    def _admit(self) -> None:
+        """Give waiting requests the free rows; wait a moment when there is nothing at all to do."""
+        while len(self.rows) < self.cfg.rows:
+            try:
+                asked = self._waiting.get(timeout=None if self.rows else IDLE_S, block=not self.rows)
+            except queue.Empty:
+                return
+            if isinstance(asked, _Scoring):
+                self._score(asked)
+            else:
+                self._begin(asked)
+
+    def _begin(self, asked: _Waiting) -> None:
+        ticket, sampling = asked.ticket, asked.ticket.sampling
+        matcher = None if sampling.grammar is None else self.grammars.matcher(sampling.grammar)
+        index, same = self._place(list(ticket.prompt))
+        uid, prompt = next(self._uids), list(ticket.prompt)
+        who = Draftee(uid, prompt, len(prompt), sampling, self.vocabulary.eos, matcher, SeededDice(sampling.seed))
+        now_s = time.monotonic()
+        row = Row(index, ticket, who, self.vocabulary, self.cfg.rule, self.context, asked.since_s, now_s, same)
+        row.counts.cached = same
+        self.rows[index] = row
+        if self.decoder.drafter is not None:
+            self.decoder.drafter.begin(who)
+        self.counts["requests"] += 1
+        self.counts["prompt_tokens"] += len(prompt)
+        self.counts["cached_tokens"] += same
+
+    def _place(self, prompt: list[int]) -> tuple[int, int]:
+        """Return a free row, and how many tokens of the prompt it holds already: its own, or copied from another."""
+        held = {i: row.tokens[: row.computed] for i, row in self.rows.items()}
+        held |= {i: self._held[i] for i in range(self.cfg.rows) if i not in self.rows}
+        same = {i: min(_common(tokens, prompt), len(prompt) - 1) for i, tokens in held.items()}
+        best = max(same, key=lambda i: same[i])
+        free = [i for i in range(self.cfg.rows) if i not in self.rows]
+        if same[best] < LEAST:
+            return min(free, key=lambda i: len(self._held[i])), 0
+        if best in free:
+            return best, same[best]
+        row = min(free, key=lambda i: len(self._held[i]))
+        self.decoder.cache.copy(best, row, same[best])
+        return row, same[best]
+
+    def _step(self) -> None:
+        """Decode one round, of each group of texts that asks for the same modes."""
+        groups: dict[Mode, list[Row]] = {}
+        for row in self.rows.values():
+            groups.setdefault(row.ticket.sampling.mode, []).append(row)
+        for asked, rows in groups.items():
+            mode, lookahead = self._choose(asked if asked != "auto" else self.cfg.mode, len(rows))
+            self._use_cores(mode)
+            began_s = time.monotonic()
+            took = self.decoder.round(rows, mode, lookahead)
+            if took.decided:
+                self.chooser.note((mode, lookahead), len(rows), took.decided, time.monotonic() - began_s)
+            self.counts.update({"rounds": 1, f"rounds_{mode}": 1, "decided": took.decided, "seen": took.tokens})
+            self.counts.update({"draft_seconds": took.draft_s, "verify_seconds": took.verify_s})  # pyright: ignore
+        for row in [row for row in self.rows.values() if row.ended]:
+            self._finish(row)
+
+    def _choose(self, mode: Mode, rows: int) -> Arm:
+        if mode == "ssd" and (self.link is None or not self.link.up):
+            mode = "sd"
+        allowed: tuple[Mode, ...] = ("ar", "sd", "ssd") if mode == "auto" else (mode,)
+        if self.link is None or not self.link.up:
+            allowed = tuple(m for m in allowed if m != "ssd")
+        return self.chooser.choose(rows, allowed)
+
+    def _use_cores(self, mode: Mode) -> None:
+        """Leave the draft process its core while it works."""
+        spare = mode == "ssd" and not self.cfg.threads and len(self._cores) > 1
+        threads = self._threads - spare
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+    def _finish(self, row: Row) -> None:
+        row.finish()
+        self._held[row.index] = row.tokens[: row.computed]
+        if self.decoder.drafter is not None:
+            self.decoder.drafter.end(row.draftee.uid)
+        c = row.counts
+        self.counts.update({f"finished_{row.ended}": 1, "completion_tokens": row.draftee.said, "forced": c.forced})
+        self.counts.update({"drafted": c.drafted, "accepted": c.accepted})
+        del self.rows[row.index]
+
+    def _score(self, asked: _Scoring) -> None:
+        """Answer with log-probabilities; the prompt is read once."""
+        if time.monotonic() > asked.until_s:
+            asked.done.set_exception(TimeoutError("the deadline passed before the candidates were scored"))
+            return
+        free = next(i for i in range(self.cfg.rows) if i not in self.rows)
+        target, cache = self.decoder.target, self.decoder.cache
+        self._held[free] = []
+        found = []
+        for candidate in asked.candidates:
+            fed = torch.tensor([*asked.prompt, *candidate])
+            slots = torch.arange(len(fed))
+            wanted = torch.arange(len(asked.prompt) - 1, len(fed) - 1)
+            logits = target.forward(fed, [Span(free, slots, slots)], cache, wanted)
+            known = logits.log_softmax(-1).gather(-1, torch.tensor(candidate)[:, None])[:, 0] if candidate else logits
+            found.append(known.flatten().tolist())
+        asked.done.set_result(found)
+
+    def _end_all(self) -> None:
+        """Tell everybody who waits that it is over."""
+        for row in list(self.rows.values()):
+            row.ended, row.message = "error", self._problem or "the engine was closed"
+            row.finish()
+        self.rows = {}
+        while True:
+            try:
+                asked = self._waiting.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(asked, _Scoring):
+                asked.done.set_exception(Busy(self._problem or "the engine was closed"))
+            else:
+                prompt = len(asked.ticket.prompt)
+                nothing = Timings(prompt, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, "ar")
+                asked.ticket.tell(Finished("error", nothing, self._problem or "the engine was closed"))
+
+
+def build_engine(cfg: EngineConfig) -> Engine:
+    """Return an engine that decodes. Raises ValueError, in one line, for what cannot be served."""
+    return Engine(cfg)
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return how many tokens agree at the start."""
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))
+
+
+__all__ = ["Engine", "EngineConfig", "Vocabulary", "build_engine"]
