@@ -34,7 +34,7 @@ from deploy.goal_service.weights import load_weights, packaged_model
 
 _log = logging.getLogger(__name__)
 IDLE_S = 0.05
-LEAST = 8
+LEAST = 4
 """Tokens of a prompt that must agree with another's for their keys and values to be copied."""
 
 

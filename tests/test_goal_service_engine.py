@@ -1,0 +1,188 @@
+"""The engine with a real draft process, on a tiny model: many requests at once, cancels, deadlines, and a draft process that dies."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from deploy.goal_service.engine import EngineConfig, build_engine
+from deploy.goal_service.models import load_drafter, save_drafter
+from deploy.goal_service.requests import Busy, Finished, Grammar, Sampling
+from deploy.goal_service.weights import load_weights
+from tests.tiny_models import save_llama
+
+SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {"gait": {"enum": ["walk", "trot"]}, "speed": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "required": ["gait", "speed"],
+        "additionalProperties": False,
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A target, and a drafter that often agrees with it and knows part of its vocabulary."""
+    base = tmp_path_factory.mktemp("models")
+    target = save_llama(base / "target", scale=0.5)
+    weights = load_weights(target)
+    g = torch.Generator().manual_seed(1)
+    near = {
+        n: t + (0.004 * torch.randn(t.shape, generator=g) if t.dim() > 1 else 0) for n, t in weights.tensors.items()
+    }
+    ids = torch.tensor([i for i in range(weights.config.vocab) if i % 17])
+    near["embedding"] = near["embedding"][ids]
+    config = weights.config.__class__(**{**vars(weights.config), "vocab": len(ids)})
+    save_drafter(base / "draft", config, near, ids, {"made": "for a test"})
+    return target, base / "draft"
+
+
+def config(folders, **more):
+    how = {"kind": "fp32", "rows": 4, "context": 256, "queue": 8, "lookahead": 3, "draft": str(folders[1])} | more
+    return EngineConfig(model=str(folders[0]), **how)
+
+
+@pytest.fixture(scope="module")
+def engine(folders):
+    made = build_engine(config(folders))
+    assert made.link.wait(60)
+    yield made
+    made.close()
+
+
+def read(ticket):
+    *tokens, end = list(ticket)
+    assert isinstance(end, Finished)
+    return [t.id for t in tokens if t.id >= 0], "".join(t.text for t in tokens), end
+
+
+def ask(engine, text="walk forward", **how):
+    return read(engine.submit(engine.vocabulary.encode(text), Sampling(**{"max_tokens": 40, **how})))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("grammar", [None, Grammar("json", SCHEMA), Grammar("regex", "(walk|run)( [0-9]){3,9}")])
+def test_every_mode_writes_the_same(engine, temperature, grammar):
+    how = {"temperature": temperature, "seed": 4, "grammar": grammar}
+    alone = ask(engine, mode="ar", **how)
+    for mode in ("sd", "ssd", "auto"):
+        found = ask(engine, mode=mode, **how)
+        assert found[:2] == alone[:2]
+        assert found[2].reason == alone[2].reason
+    if grammar is not None and grammar.kind == "json":
+        assert set(json.loads(alone[1])) == {"gait", "speed"}
+        assert alone[2].timings.forced > 5
+
+
+def test_drafts_are_made_ahead_while_the_target_looks(engine):
+    timings = ask(engine, mode="ssd", temperature=0.0, max_tokens=60)[2].timings
+    assert timings.mode == "ssd"
+    assert timings.cache_hits > 5
+    assert timings.accepted > timings.rounds / 4
+
+
+def test_company_changes_nothing(engine):
+    prompts = ["walk forward", "run", "crouch and stop", "lean back and walk forward", "one, two"]
+    alone = [ask(engine, p, seed=i, mode="ar")[0] for i, p in enumerate(prompts)]
+    for mode in ("ar", "sd", "ssd", "auto"):
+        tickets = [
+            engine.submit(engine.vocabulary.encode(p), Sampling(seed=i, mode=mode, max_tokens=40))
+            for i, p in enumerate(prompts)
+        ]
+        assert [read(t)[0] for t in tickets] == alone
+
+
+def test_a_prompt_that_was_read_before_is_not_read_again(engine):
+    text = "walk forward slowly, then crouch and stop"
+    first = ask(engine, text, temperature=0.0)
+    again = ask(engine, text, temperature=0.0)
+    assert again[2].timings.cached_tokens == again[2].timings.prompt_tokens - 1
+    assert again[0] == first[0]
+
+
+def test_a_killed_draft_process_costs_nothing_but_time(folders):
+    engine = build_engine(config(folders, verify_floor_s=0.02))
+    try:
+        assert engine.link.wait(60)
+        alone = ask(engine, mode="ar", seed=3, max_tokens=120)[0]
+        ticket = engine.submit(engine.vocabulary.encode("walk forward"), Sampling(seed=3, mode="ssd", max_tokens=120))
+        threading.Timer(0.3, lambda: os.kill(engine.link.pid, signal.SIGKILL)).start()
+        tokens, _, end = read(ticket)
+        assert end.reason in ("length", "stop")
+        assert tokens == alone
+        deadline = time.monotonic() + 60
+        while engine.stats()["draft_restarts"] < 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert engine.link.up
+        assert ask(engine, mode="ssd", seed=3, max_tokens=120)[0] == alone
+    finally:
+        engine.close()
+
+
+def test_who_cancels_or_runs_out_of_time_frees_the_row(engine):
+    long = {"max_tokens": 200, "temperature": 1.0, "seed": 1}
+    ticket = engine.submit(engine.vocabulary.encode("run"), Sampling(**long))
+    next(iter(ticket))
+    ticket.cancel()
+    assert read(ticket)[2].reason == "cancelled"
+    assert ask(engine, "run", deadline_s=1e-6)[2].reason == "deadline"
+    assert engine.stats()["running"] == 0
+
+
+def test_too_many_are_turned_away_and_what_cannot_be_decoded_is_refused(folders, engine):
+    small = build_engine(config(folders, rows=1, queue=1, draft="", verify_floor_s=0.01))
+    try:
+        prompt = engine.vocabulary.encode("run")
+        tickets = [small.submit(prompt, Sampling(max_tokens=100)) for _ in range(2)]
+        time.sleep(0.1)  # the first has its row
+        with pytest.raises(Busy, match="requests are waiting"):
+            small.submit(prompt, Sampling())
+        assert {read(t)[2].reason for t in tickets} <= {"length", "stop"}
+    finally:
+        small.close()
+    with pytest.raises(ValueError, match="do not fit into the context of 256"):
+        engine.submit([5] * 256, Sampling())
+    with pytest.raises(ValueError, match="token 99999 is not in the vocabulary"):
+        engine.submit([99999], Sampling())
+    with pytest.raises(ValueError, match="bad json grammar"):
+        engine.submit([5], Sampling(grammar=Grammar("json", '{"type": "nonsense"}')))
+
+
+def test_scores_are_the_models_own(engine):
+    vocabulary = engine.vocabulary
+    prompt, candidate = vocabulary.encode("walk "), vocabulary.encode("forward")
+    (found,) = engine.score(prompt, [candidate])
+    logits = engine.decoder.target
+    fed = torch.tensor([*prompt, *candidate])
+    cache, slots = logits.cache(1, 64), torch.arange(len(fed))
+    from deploy.goal_service.llama import Span
+
+    known = logits.forward(fed, [Span(0, slots, slots)], cache).log_softmax(-1)
+    expected = [float(known[len(prompt) - 1 + i, token]) for i, token in enumerate(candidate)]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_stop_text_and_log_probabilities(engine):
+    tokens, text, _ = ask(engine, temperature=0.0, max_tokens=20)
+    stop = text[5:8]
+    cut = ask(engine, temperature=0.0, max_tokens=20, stop=(stop,))
+    assert cut[1] == text[: text.index(stop)]
+    assert cut[2].reason == "stop"
+    ticket = engine.submit(
+        engine.vocabulary.encode("walk forward"), Sampling(temperature=0.0, max_tokens=20, logprobs=3)
+    )
+    seen = [t for t in ticket if not isinstance(t, Finished) and t.id >= 0]
+    assert [t.id for t in seen] == tokens
+    assert all(t.top[0] == (t.id, t.logprob) and len(t.top) == 3 for t in seen)
+
+
+def test_a_drafter_for_another_vocabulary_is_refused(folders, tmp_path):
+    with pytest.raises(ValueError, match="drafts for another vocabulary than one of 20 tokens"):
+        load_drafter(folders[1], 20, 1, 64)
+    with pytest.raises(ValueError, match="holds no drafter"):
+        load_drafter(tmp_path, 20, 1, 64)
