@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import os
 import queue
@@ -32,7 +31,6 @@ from deploy.goal_service.sampling import Rule, SeededDice
 from deploy.goal_service.vocabulary import Vocabulary
 from deploy.goal_service.weights import load_weights, packaged_model
 
-_log = logging.getLogger(__name__)
 IDLE_S = 0.05
 LEAST = 4
 """Tokens of a prompt that must agree with another's for their keys and values to be copied."""
@@ -223,10 +221,10 @@ class Engine:
                 self._admit()
                 if self.rows:
                     self._step()
-        except Exception as error:  # noqa: BLE001 - whoever waits must be told
-            _log.exception("the engine broke")
-            self._problem = f"{type(error).__name__}: {error}"
-        self._end_all()
+        finally:  # whoever waits must be told; what broke it is on stderr
+            if not self._closed.is_set():
+                self._problem = "the engine broke: its log says why"
+            self._end_all()
 
     def _admit(self) -> None:
         """Give waiting requests the free rows; wait a moment when there is nothing at all to do."""

@@ -80,7 +80,7 @@ class Int8:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return (N, out)."""
-        return torch._weight_int8pack_mm(x, self.q, self.scale)
+        return torch._weight_int8pack_mm(x, self.q, self.scale)  # pyright: ignore
 
 
 class Int4:
@@ -90,7 +90,7 @@ class Int4:
         self.shape = (packed.q.shape[0], packed.q.shape[1])
         pad = -self.shape[0] % _ROWS
         q = F.pad(packed.q, (0, 0, 0, pad)).to(torch.int32)
-        self.packed = torch._convert_weight_to_int4pack_for_cpu(q, 1)
+        self.packed = torch._convert_weight_to_int4pack_for_cpu(q, 1)  # pyright: ignore
         zero = packed.minimum + 8 * packed.scale
         pairs = torch.stack([packed.scale.T, zero.T], -1).bfloat16()
         self.scales_and_zeros = F.pad(pairs, (0, 0, 0, pad)).contiguous()
@@ -98,7 +98,7 @@ class Int4:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return (N, out)."""
-        y = torch._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales_and_zeros)
+        y = torch._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales_and_zeros)  # pyright: ignore
         return y[:, : self.shape[0]] if self._cut else y
 
 

@@ -222,7 +222,8 @@ class Llama:
         missing = [name for name in config.shapes() if name not in tensors]
         if missing:
             raise ValueError(f"tensors must have a {missing[0]} of shape {config.shapes()[missing[0]]}")
-        self.config, self.kind, self.device = config, kind, torch.device(device)
+        self.config, self.device = config, torch.device(device)
+        self.kind: Kind = kind
         self.dtype = torch.float32 if kind == "fp32" else torch.bfloat16
         outer: Kind = "int8" if kind == "int4" else kind
         self.embedding = tensors["embedding"].to(self.device, self.dtype)
