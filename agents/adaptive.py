@@ -16,7 +16,7 @@ import numpy as np
 
 from agents import surprise
 from agents.adaptation import Candidate, Play, Replay
-from agents.goals import step_for, with_goal_step
+from agents.goal_numbers import step_for, with_goal_step
 from agents.imagination import Judge
 from agents.jobs import AdaptConfig, Job, accepts, motion_only, suited
 from agents.memory import ORIGINAL, Memory

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agents.adaptive import AdaptiveAgent
 from agents.follow import Follow
-from agents.goals import Goal, Told, context, goals_for, payoff
+from agents.goal_numbers import Targets, Told, context, goals_for, payoff
 from agents.jobs import AdaptConfig
 from agents.surprise import Calibration, SurpriseConfig
 from envs.robots import RobotSpec, readings, reward
@@ -125,7 +125,7 @@ class Shortened:
         return self.proposal.sample(belief, n, generators)[:, :, : self.horizon]
 
 
-def goal_planner(cfg: LearnedConfig, spec: RobotSpec, model: GoalModel, goal: Goal) -> SearchPlanner:
+def goal_planner(cfg: LearnedConfig, spec: RobotSpec, model: GoalModel, goal: Targets) -> SearchPlanner:
     """Return the planner that pursues one goal per environment: targets (B, G), or (1, G) for all."""
     step, told = copy.deepcopy(model.step), context(goal.target)
     if cfg.bf16:

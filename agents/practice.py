@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from agents.adaptation import windows
-from agents.goals import ALIKE, READINGS, Goal, context, payoff, random_goals, targets
+from agents.goal_numbers import ALIKE, READINGS, Targets, context, payoff, random_goals, targets
 from agents.imagination import ImagineConfig, Judge, evaluate_policy
 from agents.learned import LearnedConfig, goal_planner
 from agents.mpc import look_ahead
@@ -138,7 +138,7 @@ class Side:
         past = torch.zeros(len(live), 0, len(rest)) if first else torch.from_numpy(np.array(done, np.float32))
         generators = [self.generators[i] for i in live]
         then = look_ahead(model.step, Belief(torch.from_numpy(seen), past), committed, generators)
-        planner = goal_planner(cfg.planner, self.spec, model, Goal(self.goal_BG[live], ALIKE))
+        planner = goal_planner(cfg.planner, self.spec, model, Targets(self.goal_BG[live], ALIKE))
         found = planner.search(then, None, generators).actions_BHA.numpy()
         for row, i in enumerate(live):
             self.due[i] = [*committed[row], *found[row]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Generator
 
-from agents.goals import READINGS, random_goals
+from agents.goal_numbers import READINGS, random_goals
 from benchmarks.common import PLAN_LATENCY_S, rate_interval
 from benchmarks.units import done
 from configs.presets import PRESETS

@@ -31,6 +31,7 @@ from deploy.robots.hardware import spec_of
 from deploy.robots.sim import make_robot
 from deploy.session import SIMULATED, Session, self_armed
 from deploy.telemetry import Log
+from deploy.wishes import check_goal
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
@@ -58,6 +59,7 @@ def build(cfg: RunConfig, planner: bool = True, connect: Callable[[], Robot] | N
     Raises ValueError or KeyError, in one line, for bad input.
     """
     parse_goals(cfg.goals)  # refused before anything is loaded
+    check_goal(cfg)
     made = make_robot(cfg) if connect is None else None
     agent = build_agent(cfg.agent, spec_of(cfg), cfg.objective, cfg.adapt, cfg.seed) if planner else None
     robot, fault_s = made or (connect(), None)  # pyright: ignore[reportOptionalCall]
@@ -97,7 +99,8 @@ def mind_of(cfg: RunConfig, parts: Parts, folder: Path, feed: Feed | None = None
     spec = spec_of(cfg)
     picture = next(((*size, 3) for size in robot.camera.values() if sees(cfg.agent)), ())
     hold_A = None if spec.action.positions else robot.hold_A
-    body = Body(robot.dt_s, spec.action.size, hold_A, robot.limits, picture)
+    columns = {name: (at, spec.offsets.get(name, 0.0)) for name, at in spec.columns.items()}
+    body = Body(robot.dt_s, spec.action.size, hold_A, robot.limits, picture, columns)
     if parts.agent is None:
         return lambda _: NoMind()
     if cfg.time == "lockstep":

@@ -81,6 +81,12 @@ def _repair() -> Main:
     return main
 
 
+def _goals() -> Main:
+    from deploy.goal_service.serve import main
+
+    return main
+
+
 COMMANDS: dict[str, tuple[str, Callable[[], Main]]] = {
     "run": ("run a preset and leave a report behind", _run),
     "teleop": ("steer a robot by keyboard, gamepad, leader arm or script", _teleop),
@@ -93,6 +99,7 @@ COMMANDS: dict[str, tuple[str, Callable[[], Main]]] = {
     "record": ("record a preset's planner at work", _record),
     "replay": ("send the recorded actions of an episode again", _replay),
     "repair": ("mend a data set whose recording was killed", _repair),
+    "goals": ("serve a language model that turns sentences into goals", _goals),
     "doctor": ("say what this machine can do", _doctor),
 }
 

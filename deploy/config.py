@@ -32,6 +32,10 @@ class RunConfig:
     """What to achieve instead of the task's own reward, e.g. height:1.4 or speed:1.5+0.1*effort."""
     goals: tuple[str, ...] = ()
     """OBJECTIVE@START, in seconds of the run's simulated clock: from then on that is pursued, e.g. speed:1@10 run@20."""
+    goal: str = field(default="", repr=False)
+    """What to do, in words: "walk backwards slowly"; from the start on, until another goal comes."""
+    goal_service: str = field(default="", repr=False)
+    """http://HOST:PORT of a goal service (`surefoot goals serve`), asked for what is said in other words; none: nobody is."""
     faults: tuple[str, ...] = ()
     """KIND:TARGET:VALUE@START[-END], in seconds of the run's simulated clock; replaces the preset's list."""
     seed: int = 0

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from agents.types import AdaptationReport, GoalChange, ModelSwap, SurpriseReading
     from deploy.guard import ModeChange
-    from deploy.records import EpisodeRecord, JobRecord
+    from deploy.records import EpisodeRecord, GoalNote, JobRecord
 
 Phase = Literal["healthy", "broken", "adapted"]
 PHASES: tuple[Phase, ...] = ("healthy", "broken", "adapted")
@@ -76,6 +76,7 @@ class History:
     adaptations: list[AdaptationReport] = field(default_factory=list)
     swaps: list[ModelSwap] = field(default_factory=list)
     goals: list[GoalChange] = field(default_factory=list)
+    notes: list[GoalNote] = field(default_factory=list)
     jobs: list[JobRecord] = field(default_factory=list)
     modes: list[ModeChange] = field(default_factory=list)
     plan_ms: Sample = field(default_factory=Sample)

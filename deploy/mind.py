@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from deploy.goals import parse_goals
 from deploy.planning import Planned, PlanQueue, steps_in
-from deploy.records import JobRecord, JobTiming, PlanRecord, PlanTiming
+from deploy.records import GoalNote, JobRecord, JobTiming, PlanRecord, PlanTiming
 from deploy.safety import make_safe
 from deploy.streamer import setpoint_at
+from deploy.wishes import Wishes
 from planners.types import ActionPlan, PlanStatus
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ class Body:
     limits: Sequence[Limit]
     picture: tuple[int, ...] = ()
     """Shape of the pictures that come with observations, (height, width, 3); (): none come."""
+    columns: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    """Reading -> its column of the state, and what is added to that."""
+
+    def readings(self, observation: Observation) -> dict[str, float]:
+        """Return what a state says in physical quantities."""
+        return {name: float(observation.state_O[at]) + more for name, (at, more) in self.columns.items()}
 
 
 Tell = Callable[["EventRecord | TimingRecord | JobStarted"], None]
@@ -212,7 +219,8 @@ class OwnMind:
         self.made: Planned | None = None
         """The newest plan, with the steps from which it is known and followed."""
         self._queue = PlanQueue(body.dt_s, cfg.plan_every, cfg.plan_latency_s, timer, cfg.compensate, least_s)
-        self._goals = deque(parse_goals(cfg.goals))
+        self._goals, self._wishes = deque(parse_goals(cfg.goals)), Wishes.of(cfg)
+        self._first = cfg.goal
         self._last_A = self._rate_A = np.zeros(body.actions)
 
     def warm_up(self, episode: int, seed: int, observation: Observation, /) -> None:
@@ -234,15 +242,37 @@ class OwnMind:
             self._last_A = last_A
         self._rate_A, self._last_A = (last_A - self._last_A) / self._body.dt_s, last_A
         self._deliver(step)
-        while self._goals and self._goals[0][0] <= t_s + 1e-9:
-            self._report(self._agent.pursue(self._goals.popleft()[1], t_s))
-        if self._feed is not None and (asked := self._feed.goals.take()) is not None:
-            self._feed.goals.say(self._try(asked, t_s))
+        self._want(t_s, observation)
         if self._queue.due(step):
             self._plan(step, observation, last_A, first, seen_s)
 
-    def _try(self, objective: str, t_s: float) -> str:
-        """Pursue what somebody asks for, if it is legal here; return what became of it."""
+    def _want(self, t_s: float, observation: Observation) -> None:
+        """Pursue what the run is to pursue by now, and what is asked for."""
+        while self._goals and self._goals[0][0] <= t_s + 1e-9:
+            self._report(self._agent.pursue(self._wishes.hear(self._goals.popleft()[1], t_s), t_s))
+        if self._first:
+            first, self._first = self._first, ""
+            self._note(t_s, self._try(first, t_s))
+        if self._feed is not None and (asked := self._feed.goals.take()) is not None:
+            self._feed.goals.say(self._try(asked, t_s))
+        if (due := self._wishes.due(t_s, self._body.readings(observation))) is not None:
+            self._note(t_s, self._pursue(due, t_s))
+        for text in self._wishes.notes():
+            self._note(t_s, text)
+
+    def _note(self, t_s: float, text: str) -> None:
+        self._tell(GoalNote(t_s, text))
+        if self._feed is not None:
+            self._feed.goals.say(text)
+
+    def _try(self, text: str, t_s: float) -> str:
+        """Pursue what somebody asks for, in words or as an objective, if it is legal here; return what became of it."""
+        try:
+            return self._pursue(self._wishes.hear(text, t_s), t_s)
+        except ValueError as error:
+            return f"refused: {error}"
+
+    def _pursue(self, objective: str, t_s: float) -> str:
         try:
             self._report(self._agent.pursue(objective, t_s))
         except ValueError as error:
@@ -267,7 +297,8 @@ class OwnMind:
         self._report(self._agent.end_episode(terminated, whole))
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Ask for no more goals."""
+        self._wishes.close()
 
     def _report(self, events: Sequence[Any]) -> None:
         for event in events:

@@ -19,7 +19,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from agents.goals import ENDS, PRICE, READINGS, TOLERANCE, Goal
+from agents.goal_numbers import ENDS, PRICE, READINGS, TOLERANCE, Targets
 from agents.practice import FALLING, MOVING, PracticeConfig, Practised, begin, learn, practise, reached
 from configs.models import PRACTICE, Practice
 from deploy.commandline import complain, guarded, in_one_line
@@ -64,7 +64,7 @@ class PractiseArgs:
 def taught(folder: Path) -> list[Practised]:
     """Return the teacher's episodes with the goal of each step."""
     data, tasks = EpisodeData.load(folder), read_tasks(folder)
-    goals = {text: Goal.of(parse_objective(text)) for text in set(tasks)}
+    goals = {text: Targets.of(parse_objective(text)) for text in set(tasks)}
     row = {text: np.full(len(READINGS), np.nan) if g is None else g.target[0].numpy() for text, g in goals.items()}
     made = []
     for episode, (start, end) in enumerate(pairwise(data.episode_start)):

@@ -120,7 +120,15 @@ class LoopPriority:
     scheduling: str
 
 
-EventRecord = RunRecord | PlanRecord | JobRecord | EpisodeRecord | ModeChange | AgentEvent
+@dataclass(frozen=True, slots=True)
+class GoalNote:
+    """What became of something that was asked for in words, in one line."""
+
+    t_s: float
+    text: str
+
+
+EventRecord = RunRecord | PlanRecord | JobRecord | EpisodeRecord | ModeChange | AgentEvent | GoalNote
 TimingRecord = PlanTiming | JobTiming | EpisodeTiming | LoopPriority
 
 KINDS: dict[type, str] = {
@@ -132,6 +140,7 @@ KINDS: dict[type, str] = {
     AdaptationReport: "adaptation",
     ModelSwap: "swap",
     GoalChange: "goal",
+    GoalNote: "note",
     ModeChange: "mode",
     PlanTiming: "plan",
     JobTiming: "job",

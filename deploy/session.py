@@ -24,6 +24,7 @@ from deploy.orders import QUIT
 from deploy.record import Recorder, Step
 from deploy.records import (
     EpisodeTiming,
+    GoalNote,
     JobRecord,
     JobTiming,
     LoopPriority,
@@ -324,6 +325,8 @@ class Session:
                 history.swaps.append(record)
             case GoalChange():
                 history.goals.append(record)
+            case GoalNote():
+                history.notes.append(record)
         if isinstance(record, PlanTiming | JobTiming | EpisodeTiming | LoopPriority):
             self.log.timing(record)
         else:

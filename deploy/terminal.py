@@ -157,7 +157,7 @@ class Display:
         self._cfg, self._view, self._history = cfg, view, history
         self._speed, self._arm_done, self._rows = speed, arm_done, rows
         self._estimate, self._stack = Estimate(cfg), ExitStack()
-        self._told = [0, 0, 0]
+        self._told = [0, 0, 0, 0]
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -178,12 +178,13 @@ class Display:
         return panel(self._view, self._history, self._cfg, self._estimate, self._speed, *now)
 
     def tell(self) -> None:
-        """Print what has happened since the last call, one line per alarm, adaptation and episode."""
+        """Print what has happened since the last call, one line per alarm, adaptation, episode and goal in words."""
         history = self._history
         alarms = [f"ALARM at {reading.t_s:.2f} s, episode {n + 1}" for n, reading in history.alarms]
         verdicts = [f"adaptation at {r.t_s:.1f} s: {_verdict(r.accepted)} ({r.reason})" for r in history.adaptations]
         episodes = [self._episode(e) for e in history.episodes]
-        for which, lines in enumerate((alarms, verdicts, episodes)):
+        notes = [f"goal at {note.t_s:.1f} s: {note.text}" for note in history.notes]
+        for which, lines in enumerate((alarms, verdicts, episodes, notes)):
             for line in lines[self._told[which] :]:
                 self._console.print(line, highlight=False, soft_wrap=True)
             self._told[which] = len(lines)

@@ -37,7 +37,7 @@ TOGETHER = 8
 """Sessions side by side in one process."""
 
 
-NEVER = ("agent", "hardware", "goals_from", "offset")
+NEVER = ("agent", "hardware", "goals_from", "offset", "goal", "goal_service")
 """Settings that no learned robot's episode in simulation depends on, or that are counted by themselves."""
 
 
@@ -46,6 +46,8 @@ def made_with(cfg: RunConfig, judged: bool = False) -> int:
     from agents.latent import LatentConfig
     from agents.learned import LearnedConfig
 
+    if cfg.goal:
+        raise ValueError(f"a measurement names its goals as objectives, got the sentence {cfg.goal!r}")
     if isinstance(cfg.agent, LatentConfig):
         others_too = ("surprise.json",) if judged else ()
         return _weighed(cfg.agent.folder, LATENT_PARTS, others_too, zlib.crc32(repr(cfg).encode()))
@@ -156,7 +158,7 @@ def together[T](
 
     Raises what a run raised.
     """
-    from agents.goals import step_for
+    from agents.goal_numbers import step_for
     from agents.learned import LearnedConfig, planner_of
     from envs.robots import robot_spec
     from world_models.checkpoint import load_model

@@ -164,6 +164,19 @@ def test_an_emergency_stop_goes_before_a_hand(tmp_path):
     assert made.history.episodes[0].sent_TA[:, 0].tolist() == [5.0] * 10 + [0.0]
 
 
+def test_a_goal_may_be_asked_for_in_words(tmp_path):
+    def ask(feed, step):
+        if step == 10:
+            feed.goals.ask("half a metre per second for one second, then stop")
+        if step == 25:
+            assert feed.goals.answer == "pursuing speed:0.0 since 2.0 s"
+            feed.goals.ask("open the door")
+
+    made, feed, _ = run(tmp_path, ask)
+    assert [(change.t_s, change.objective) for change in made.history.goals] == [(1.0, "speed:0.5"), (2.0, "speed:0.0")]
+    assert feed.goals.answer.startswith("refused: did not understand 'open', 'door'; `surefoot goals serve`")
+
+
 @pytest.mark.parametrize(
     ("objective", "answer"),
     [

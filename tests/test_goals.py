@@ -12,6 +12,7 @@ from deploy.arms import build, unlogged
 from deploy.commandline import resolve
 from deploy.goals import parse_goals
 from deploy.run_agent import main
+from deploy.wishes import Wishes
 from tests.test_adaptive import agent, live
 
 LINEAR = replace(PRESETS["linear-cem"][1], plan_latency_s=0.0, max_s=9.9)
@@ -90,3 +91,79 @@ def test_a_goal_from_the_start_is_one_that_surprise_does_not_know():
     )
     assert other.state.provisional
     assert np.isfinite(other.state.shift)
+
+
+# --- in words
+
+
+def test_a_run_is_told_its_goal_in_words():
+    cfg = replace(LINEAR, goal="go at one metre per second for 4 s, then a bit slower")
+    session = unlogged(cfg, build(cfg), lambda _, episode: episode < 1)
+    assert session.history.goals == [GoalChange(0.0, "speed:1.0"), GoalChange(4.0, "speed:0.75")]
+    assert [note.text for note in session.history.notes] == [
+        "pursuing speed:1.0 since 0.0 s",
+        "pursuing speed:0.75 since 4.0 s",
+    ]
+    (done,) = session.history.episodes
+    assert done.states_TO[30:40, 1].mean() == pytest.approx(1.0, abs=0.15)
+    assert done.states_TO[-20:, 1].mean() == pytest.approx(0.75, abs=0.15)
+
+
+def test_a_goal_that_has_expired_is_followed_by_rest_and_one_that_is_reached_by_the_next():
+    cfg = replace(LINEAR, goal="go at 1 m/s, then at half a metre per second for 2 s")
+    session = unlogged(cfg, build(cfg), lambda _, episode: episode < 1)
+    first, second, third = session.history.goals
+    assert [first.objective, second.objective, third.objective] == ["speed:1.0", "speed:0.5", "speed:0.0"]
+    assert 1.0 <= second.t_s < 6.0
+    assert third.t_s == pytest.approx(second.t_s + 2.0, abs=0.11)
+
+
+def test_the_same_words_give_the_same_log(tmp_path, capsys):
+    common = [
+        "linear-cem",
+        "--plan-latency",
+        "0",
+        "--max-s",
+        "4",
+        "--pictures",
+        "none",
+        "--goal",
+        "go at 1 m/s for 2 s",
+    ]
+    for name in ("one", "other"):
+        assert main([*common, "--out", str(tmp_path / name)]) == 0
+    logs = [(tmp_path / name / "events.jsonl").read_bytes() for name in ("one", "other")]
+    assert logs[0] == logs[1]
+    assert b'"text": "pursuing speed:1.0 since 0.0 s"' in logs[0]
+    assert "goal at 0.0 s: pursuing speed:1.0 since 0.0 s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("goal", "says"),
+    [
+        ("open the door", "did not understand 'open', 'door'; `surefoot goals serve` and --goal-service URL read more"),
+        ("speed 100", "speed must be -2 .. 6 m/s, got 100"),
+        ("speed:100", "out of range"),
+        ("crouch", "no kind 'height' for double_integrator"),
+    ],
+)
+def test_words_that_cannot_be_pursued_end_the_run_before_it_begins(tmp_path, capsys, goal, says):
+    assert main(["linear-cem", "--goal", goal, "--out", str(tmp_path / "bad")]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "bad").exists()
+
+
+def test_an_address_that_is_none_ends_the_run_before_it_begins(tmp_path, capsys):
+    assert main(["linear-cem", "--goal-service", "nowhere", "--out", str(tmp_path / "bad")]) == 2
+    assert "http://HOST:PORT" in capsys.readouterr().err
+
+
+def test_an_objective_is_what_relative_words_refer_to():
+    wishes = Wishes("double_integrator", "speed:1+0.1*effort")
+    assert wishes.hear("faster", 0.0) == "speed:1.5+0.1*effort"
+    assert wishes.hear("speed:0.5", 1.0) == "speed:0.5"
+    assert wishes.hear("twice as fast", 2.0) == "speed:1.0"
+    assert wishes.hear("run", 3.0) == "run"
+    with pytest.raises(ValueError, match="faster or slower than what"):
+        wishes.hear("faster", 4.0)
+    assert wishes.due(5.0, {}) is None

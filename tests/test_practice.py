@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 import deploy.practise
 from agents.follow import Follow
-from agents.goals import ALIKE, PRICE, READINGS, TOLERANCE, Goal, Told, context, payoff, random_goals, step_for, targets
+from agents.goal_numbers import (
+    ALIKE,
+    PRICE,
+    READINGS,
+    TOLERANCE,
+    Targets,
+    Told,
+    context,
+    payoff,
+    random_goals,
+    step_for,
+    targets,
+)
 from agents.imagination import ImagineConfig, imagine
 from agents.learned import LearnedConfig, planner_of
 from agents.practice import FALLING, PracticeConfig, Practised, ToldStep, begin, goal_judge, learn, practise, told_rows
@@ -90,20 +102,20 @@ def data_set(folder, goals=(), seed=0, steps=40):
     ],
 )
 def test_an_objective_of_readings_is_a_goal(text, target, effort):
-    goal = Goal.of(parse_objective(text))
+    goal = Targets.of(parse_objective(text))
     assert [None if math.isnan(x) else pytest.approx(x) for x in goal.target[0].tolist()] == target
     assert goal.effort == pytest.approx(effort)
 
 
 @pytest.mark.parametrize("text", ["run", "run+0.5*speed:1", "effort", "speed:1+speed:2", "0.1*speed:1"])
 def test_what_asks_for_more_or_less_is_none(text):
-    assert Goal.of(parse_objective(text)) is None
+    assert Targets.of(parse_objective(text)) is None
 
 
 def test_twice_the_same_is_one_goal_and_effort_is_relative():
-    twice = Goal.of(parse_objective("posture:1.2,0.1+0.3*height:1.2"))
+    twice = Targets.of(parse_objective("posture:1.2,0.1+0.3*height:1.2"))
     assert twice.weight.tolist() == pytest.approx([0.0, 1.3, 1.0])
-    heavy, light = (Goal.of(parse_objective(text)) for text in ("10*speed:1+0.1*effort", "speed:1+0.1*effort"))
+    heavy, light = (Targets.of(parse_objective(text)) for text in ("10*speed:1+0.1*effort", "speed:1+0.1*effort"))
     assert heavy.effort == pytest.approx(light.effort / 10)
 
 

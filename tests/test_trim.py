@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.goals import goals_for
+from agents.goal_numbers import goals_for
 from agents.learned import LearnedConfig
 from world_models.checkpoint import load_model, read_trim, write_trim
 from world_models.trim import Trim

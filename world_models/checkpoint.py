@@ -153,7 +153,7 @@ def load_part(folder: Path, part: str) -> nn.Module:
 class GoalModel:
     """What is known of goals: a one-step model that has seen them pursued, and a policy and a value that are told the goal.
 
-    Policy and value see states with a context behind them (agents/goals.py).
+    Policy and value see states with a context behind them (agents/goal_numbers.py).
     """
 
     step: StepModel

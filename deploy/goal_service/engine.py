@@ -235,8 +235,10 @@ class Engine:
                 return
             if isinstance(asked, _Scoring):
                 self._score(asked)
-            else:
+            elif not asked.ticket.cancelled.is_set():
                 self._begin(asked)
+            else:
+                asked.ticket.tell(Finished("cancelled", _nothing(asked.ticket)))
 
     def _begin(self, asked: _Waiting) -> None:
         ticket, sampling = asked.ticket, asked.ticket.sampling
@@ -282,6 +284,7 @@ class Engine:
             if took.decided:
                 self.chooser.note((mode, lookahead), len(rows), took.decided, time.monotonic() - began_s)
             self.counts.update({"rounds": 1, f"rounds_{mode}": 1, "decided": took.decided, "seen": took.tokens})
+            self.counts["drafts"] += took.drafts
             self.counts.update({"draft_seconds": took.draft_s, "verify_seconds": took.verify_s})  # pyright: ignore
         for row in [row for row in self.rows.values() if row.ended]:
             self._finish(row)
@@ -319,14 +322,16 @@ class Engine:
         free = next(i for i in range(self.cfg.rows) if i not in self.rows)
         target, cache = self.decoder.target, self.decoder.cache
         self._held[free] = []
+
+        def look(tokens: list[int], first: int) -> torch.Tensor:
+            slots = torch.arange(first, first + len(tokens))
+            return target.forward(torch.tensor(tokens), [Span(free, slots, slots)], cache).log_softmax(-1)
+
+        begun = look(asked.prompt, 0)[-1:]
         found = []
         for candidate in asked.candidates:
-            fed = torch.tensor([*asked.prompt, *candidate])
-            slots = torch.arange(len(fed))
-            wanted = torch.arange(len(asked.prompt) - 1, len(fed) - 1)
-            logits = target.forward(fed, [Span(free, slots, slots)], cache, wanted)
-            known = logits.log_softmax(-1).gather(-1, torch.tensor(candidate)[:, None])[:, 0] if candidate else logits
-            found.append(known.flatten().tolist())
+            known = torch.cat([begun, look(candidate[:-1], len(asked.prompt))]) if len(candidate) > 1 else begun
+            found.append([float(row[token]) for row, token in zip(known, candidate, strict=False)])
         asked.done.set_result(found)
 
     def _end_all(self) -> None:
@@ -343,14 +348,17 @@ class Engine:
             if isinstance(asked, _Scoring):
                 asked.done.set_exception(Busy(self._problem or "the engine was closed"))
             else:
-                prompt = len(asked.ticket.prompt)
-                nothing = Timings(prompt, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, "ar")
-                asked.ticket.tell(Finished("error", nothing, self._problem or "the engine was closed"))
+                message = self._problem or "the engine was closed"
+                asked.ticket.tell(Finished("error", _nothing(asked.ticket), message))
 
 
 def build_engine(cfg: EngineConfig) -> Engine:
     """Return an engine that decodes. Raises ValueError, in one line, for what cannot be served."""
     return Engine(cfg)
+
+
+def _nothing(ticket: Ticket) -> Timings:
+    return Timings(len(ticket.prompt), 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, "ar")
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

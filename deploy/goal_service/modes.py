@@ -58,7 +58,8 @@ class Chooser:
     def rates(self, rows: int) -> dict[Arm, float]:
         """Return tokens per second of each arm that was tried with about so many texts."""
         size = _size(rows)
-        return {arm: self._rate(r) for (s, arm), r in self._records.items() if s == size and r.seconds}
+        known = list(self._records.items())  # another thread may ask
+        return {arm: self._rate(r) for (s, arm), r in known if s == size and r.seconds}
 
     @staticmethod
     def _rate(record: _Record) -> float:

@@ -46,6 +46,8 @@ class Took:
     tokens: int
     """That the target saw."""
     decided: int
+    drafts: int
+    """Texts that had one."""
     draft_s: float
     verify_s: float
 
@@ -82,7 +84,8 @@ class Decoder:
             if mode == "ssd" and self.ahead is not None:
                 self.ahead.judged(row, draft, count)
         decided = sum(len(row.tokens) for row in writing) - said
-        return Took(mode, len(live), tokens, decided, drafted_s - start_s, time.monotonic() - drafted_s)
+        made = sum(bool(draft.tokens) for draft in drafts)
+        return Took(mode, len(live), tokens, decided, made, drafted_s - start_s, time.monotonic() - drafted_s)
 
     def draft(self, rows: Sequence[Row], mode: Mode, lookahead: int) -> list[Proposal]:
         """Return a draft for each, no longer than what may still be said."""

@@ -14,7 +14,7 @@ import numpy as np
 from agents.types import AdaptationReport, GoalChange, ModelSwap, SurpriseReading
 from deploy.mind import JobStarted
 from deploy.realtime.channel import Latest, Stream
-from deploy.records import JobRecord, JobTiming, PlanRecord, PlanTiming, plain
+from deploy.records import GoalNote, JobRecord, JobTiming, PlanRecord, PlanTiming, plain
 from planners.types import ActionPlan, PlanStatus
 
 TOLD = (
@@ -22,6 +22,7 @@ TOLD = (
     AdaptationReport,
     ModelSwap,
     GoalChange,
+    GoalNote,
     PlanRecord,
     PlanTiming,
     JobStarted,

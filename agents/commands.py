@@ -1,0 +1,266 @@
+"""From a sentence to a goal by a small explicit grammar: exact where it understands every word, and silent where it does not.
+
+A sentence is a sequence of parts ("then"), a part is a few clauses, and a clause is a regular expression over the marks of
+agents/lexicon.py and quantities: v speed, l length, a angle, t time, n a number without a unit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agents.clauses import CLAUSES, NotSure, Part, clause_of, fits
+from agents.goals import KINDS, Goal, Term, refusal, robot_of
+from agents.lexicon import FILLERS, Mark, phrase_at, spelled
+from agents.quantities import Quantity, quantity_at, tokens
+
+LONGEST = 300
+"""Characters."""
+_DIMENSIONS = {"speed": "v", "length": "l", "angle": "a", "time": "t", "number": "n"}
+_FOREIGN = re.compile(r"[{}<>\[\]|\\=`~^_$#@*\x00-\x1f]")
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a sentence says, word by word."""
+
+    words: tuple[str, ...]
+    marks: tuple[Mark, ...]
+    unread: tuple[str, ...]
+    """Words that are known to nobody here."""
+
+    @property
+    def letters(self) -> str:
+        """The marks as letters."""
+        return "".join(mark.letter for mark in self.marks)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was made of a sentence: a goal, where that is certain (also that it cannot be), else why it is not."""
+
+    heard: Heard
+    goal: Goal | None
+    why: str = ""
+    """What could not be read, in one line."""
+    guess: Goal | None = None
+    """What it would be if the words that nobody knows meant nothing."""
+
+
+def hear(sentence: str, robot: str = "walker") -> Heard:
+    """Return the marks and quantities of a sentence, and the words that are neither."""
+    said = tokens(sentence)
+    words, marks, unread, i = [spelled(word) for word in said], [], [], 0
+    while i < len(words):
+        mark = _mark_at(words, i, robot == "arm")
+        if mark is not None:
+            marks.append(mark)
+            i = mark.end
+            continue
+        if words[i] not in FILLERS:
+            unread.append(said[i])
+        i += 1
+    return Heard(tuple(words), tuple(_settled(marks)), tuple(unread))
+
+
+def _mark_at(words: Sequence[str], i: int, arm: bool) -> Mark | None:
+    """Return the longer of the phrase and the quantity that begin at token i."""
+    phrase, quantity = phrase_at(words, i, arm), quantity_at(words, i)
+    if quantity is not None and (phrase is None or quantity.end > phrase.end):
+        return Mark(_DIMENSIONS[quantity.dimension], quantity, quantity.start, quantity.end)
+    return phrase
+
+
+def _settled(marks: Sequence[Mark]) -> Iterator[Mark]:
+    """Yield the marks that count: "in" is "after" before a time, "at" is "to" before a quantity; elsewhere they are nothing."""
+    marks = [mark for mark in marks if mark.letter != "_"]
+    for n, mark in enumerate(marks):
+        after = marks[n + 1].letter if n + 1 < len(marks) else ""
+        if mark.letter == "i":
+            if after == "t":
+                yield Mark("A", "", mark.start, mark.end)
+        elif mark.letter in "@T":
+            if after in ("v", "l", "a", "n"):
+                yield Mark("T", "", mark.start, mark.end)
+        elif not (mark.letter == after == "c" and mark.value.rstrip("!") == marks[n + 1].value.rstrip("!")):
+            yield mark  # "crouch low" says the same twice
+
+
+def read(sentence: str, robot: str, current: Goal | None = None) -> Reading:
+    """Return what a sentence says to a robot that pursues `current`. Raises ValueError for a robot without goals."""
+    robot = robot_of(robot)
+    if len(sentence) > LONGEST:
+        return Reading(
+            Heard((), (), ()), refusal(robot, f"a sentence has at most {LONGEST} characters, got {len(sentence)}")
+        )
+    if not sentence.isprintable() or _FOREIGN.search(sentence):
+        return Reading(Heard((), (), ()), refusal(robot, "this is no plain sentence"))
+    heard = hear(sentence, robot)
+    if (impossible := out_of_range(heard, robot)) is not None:
+        return Reading(heard, refusal(robot, impossible))
+    unread = f"did not understand {', '.join(repr(word[:30]) for word in heard.unread[:5])}" if heard.unread else ""
+    try:
+        goal = _Sentence(heard, robot, current).goal()
+    except NotSure as error:
+        return Reading(heard, None, unread or str(error))
+    except ValueError as error:
+        return Reading(heard, refusal(robot, str(error)))
+    return Reading(heard, None, unread, goal) if unread else Reading(heard, goal)
+
+
+_KIND_OF = {"v": "speed", "l": "height", "a": "pitch"}
+
+
+def out_of_range(heard: Heard, robot: str) -> str | None:
+    """Return what is wrong with a quantity that no goal of the robot can have, whichever way it is meant."""
+    for mark in heard.marks:
+        kind = KINDS[robot].get(_KIND_OF.get(mark.letter, ""))
+        if kind is None or not isinstance(mark.value, Quantity):
+            continue
+        if mark.letter == "l" and not set("cRHIZku") & set(heard.letters):
+            return "a distance is no goal"
+        ((low, high),) = kind.ranges
+        x = mark.value.value
+        if not (low <= x <= high or low <= -x <= high) and (mark.letter != "l" or x > high):
+            return f"{_KIND_OF[mark.letter]} must be {low:g} .. {high:g} {kind.unit}, got {x:g}"
+    return None
+
+
+@dataclass
+class _Sentence:
+    """One sentence on its way to a goal."""
+
+    heard: Heard
+    robot: str
+    current: Goal | None
+    parts: list[tuple[Mapping[str, Term], float | None]] = field(default_factory=list)
+
+    def goal(self) -> Goal:
+        segments = list(_segments(self.heard.marks))
+        if not segments:
+            raise NotSure("nothing was asked for")
+        for marks in segments:
+            self._part(marks)
+        made: Goal | None = None
+        for terms, duration_s in reversed(self.parts):
+            made = Goal(self.robot, tuple(terms.values()), duration_s, made)
+        assert made is not None
+        return made
+
+    def _before(self) -> Mapping[str, Term]:
+        """Return what is pursued until the next part, none if nothing is."""
+        if self.parts:
+            return self.parts[-1][0]
+        return {} if self.current is None else {term.kind: term for term in self.current.terms}
+
+    def _part(self, marks: Sequence[Mark]) -> None:
+        marks = _joined(marks)
+        letters = "".join(mark.letter for mark in marks)
+        if (delay := re.search(r"At", letters)) is not None:
+            marks = self._delayed(marks, delay.start())
+            letters = "".join(mark.letter for mark in marks)
+        part, i = Part(self.robot, self._before()), 0
+        while i < len(marks):
+            if letters[i] == "&":
+                i += 1
+                continue
+            clause = clause_of(letters, i, self.robot)
+            if clause is None:
+                raise NotSure(f"did not understand {_said(self.heard, marks[i:])!r}")
+            CLAUSES[clause[0]](part, marks[i : clause[1]])
+            i = clause[1]
+        self.parts.append((part.whole(), part.duration_s))
+
+    def _delayed(self, marks: Sequence[Mark], at: int) -> Sequence[Mark]:
+        """Take in "after 5 s": what comes before it in the part, or the part before, lasts so long; return what is left."""
+        wait, head, tail = marks[at + 1], marks[:at], marks[at + 2 :]
+        cut = max((n for n, mark in enumerate(head) if mark.letter == "&"), default=-1)
+        if cut > 0 and any(mark.letter != "&" for mark in head[:cut]):
+            self._part(head[:cut])
+            head = head[cut + 1 :]
+        terms, duration_s = self.parts.pop() if self.parts else (self._before(), None)
+        if not terms:
+            raise NotSure("what to do until then?")
+        if duration_s is not None:
+            raise NotSure("two durations for the same")
+        self.parts.append((terms, wait.value.value))
+        return [*head, *tail]
+
+
+def _said(heard: Heard, marks: Sequence[Mark]) -> str:
+    return " ".join(heard.words[marks[0].start : marks[-1].end])[:60]
+
+
+_MOTION = re.compile(r"(?<=[gmbf])&+(?=(?:[gbf]|d?m)+(?:&|$))")
+
+
+def _joined(marks: Sequence[Mark]) -> Sequence[Mark]:
+    """Return the marks of a part without the comma of "walk, slowly"."""
+    letters = "".join(mark.letter for mark in marks)
+    for match in reversed(list(_MOTION.finditer(letters))):
+        left, right = letters[: match.start()].rsplit("&", 1)[-1], letters[match.end() :].split("&", 1)[0]
+        both = left + right
+        if set(left) <= set("gbfmd") and all(sum(map(both.count, some)) <= 1 for some in ("g", "m", "bf")):
+            marks = [*marks[: match.start()], *marks[match.end() :]]
+    return marks
+
+
+def _segments(marks: Sequence[Mark]) -> Iterator[list[Mark]]:
+    """Yield the parts of a sequence; "after crouching, run" is two."""
+    found: list[Mark] = []
+    for mark in [*marks, Mark(">", "")]:
+        if mark.letter != ">":
+            found.append(mark)
+            continue
+        while found and found[-1].letter == "&":
+            found.pop()
+        while found and found[0].letter == "&":
+            found.pop(0)
+        yield from _unfolded(found)
+        found = []
+
+
+def _unfolded(marks: list[Mark]) -> Iterator[list[Mark]]:
+    letters = "".join(mark.letter for mark in marks)
+    if letters.startswith("A") and not letters.startswith("At"):
+        cut = letters.find("&")
+        if cut < 0:
+            raise NotSure("what comes after it?")
+        yield marks[1:cut]
+        marks = marks[cut + 1 :]
+    if marks:
+        yield marks
+
+
+def offers(heard: Heard, robot: str, current: Goal | None) -> tuple[dict[str, list[Any]], list[float]]:
+    """Return the values of each kind, and the durations, that a sentence says: what a model may choose from."""
+    before = {} if current is None else {term.kind: term for term in current.terms}
+    found: list[tuple[frozenset[int], Term]] = []
+    for marks in _candidates(_joined(heard.marks)):
+        letters, places = "".join(mark.letter for mark in marks), frozenset(mark.start for mark in marks)
+        for name, clause in CLAUSES.items():
+            part = Part(robot, before)
+            try:
+                if fits(name, letters, robot):
+                    clause(part, marks)
+            except ValueError:
+                continue
+            found += [(places, term) for term in part.terms.values()]
+    offered: dict[str, list[Any]] = {}
+    for places, term in found:
+        whole = not any(places < more and term.kind == other.kind for more, other in found)
+        if whole and term.value not in offered.setdefault(term.kind, []):
+            offered[term.kind].append(term.value)
+    durations = {mark.value.value for mark in heard.marks if mark.letter == "t"}
+    return {kind: values for kind, values in offered.items() if values}, sorted(durations)
+
+
+def _candidates(marks: Sequence[Mark]) -> Iterator[Sequence[Mark]]:
+    """Yield every run of a few marks that a clause may be."""
+    for i in range(len(marks)):
+        for j in range(i + 1, min(i + 7, len(marks) + 1)):
+            if marks[j - 1].letter in "&>FAt":
+                break
+            yield marks[i:j]

@@ -1,0 +1,350 @@
+"""What is said, in numbers and in words: units, the published lexicon, the grammar of commands, and what a model may add to it."""
+
+import json
+import math
+import re
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents import commands, lexicon, quantities
+from agents.commands import read
+from agents.goals import KINDS, Goal, sequence
+from deploy.goal_service.examples import cases, held_out, phrases, training
+from deploy.goal_service.examples.cases import goal_of, same
+from deploy.goal_service.requests import Finished, Ticket, Timings, Token
+from deploy.goal_service.sentences import to_goal
+
+
+def quantity(text):
+    words = quantities.tokens(text)
+    found = quantities.quantity_at(words, 0)
+    assert found is not None, text
+    assert found.end == len(words), text
+    return found.dimension, found.value
+
+
+SAID = {
+    "half a metre per second": ("speed", 0.5),
+    "a metre and a half per second": ("speed", 1.5),
+    "3 km/h": ("speed", 3 / 3.6),
+    "1,5 m/s": ("speed", 1.5),
+    "two miles an hour": ("speed", 0.89408),
+    "-0.5 m/s": ("speed", -0.5),
+    "minus three quarters of a metre per second": ("speed", -0.75),
+    "90 metres per minute": ("speed", 1.5),
+    "ninety centimetres": ("length", 0.9),
+    "one metre ten": ("length", 1.1),
+    "1 m 10 cm": ("length", 1.1),
+    "3'6\"": ("length", 1.0668),
+    "three feet six inches": ("length", 1.0668),
+    "zero point eight five m": ("length", 0.85),
+    "15°": ("angle", math.radians(15)),
+    "minus five degrees": ("angle", -math.radians(5)),
+    "0.2rad": ("angle", 0.2),
+    "a minute and a half": ("time", 90.0),
+    "one minute thirty": ("time", 90.0),
+    "½ minute": ("time", 30.0),
+    "a hundred and twenty seconds": ("time", 120.0),
+    "1e9": ("number", 1e9),
+}
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_a_quantity_is_read_in_si(text):
+    dimension, value = SAID[text]
+    assert quantity(text) == (dimension, pytest.approx(value, abs=1e-12))
+
+
+@given(st.integers(0, 199))
+def test_whole_numbers_in_words_are_those_in_digits(n):
+    assert quantity(phrases.words(n)) == ("number", n)
+    assert quantity(f"{phrases.words(n)} centimetres") == ("length", pytest.approx(n / 100))
+
+
+@given(
+    st.decimals(-100, 100, places=3),
+    st.sampled_from(sorted(quantities.LENGTHS)),
+    st.sampled_from(sorted(quantities.TIMES)),
+)
+def test_a_speed_is_a_length_over_a_time(x, length, time):
+    scale = quantities.LENGTHS[length] / quantities.TIMES[time]
+    for per in ("/", " per "):
+        assert quantity(f"{x} {length}{per}{time}") == ("speed", pytest.approx(float(x) * scale, rel=1e-12))
+
+
+@given(st.randoms(use_true_random=False))
+def test_what_the_generator_writes_is_what_is_read(rng):
+    for make, dimension in ((phrases.speed, "speed"), (phrases.height, "length"), (phrases.angle, "angle")):
+        text, value = make(rng, 0.2, 0.6)
+        assert quantity(text) == (dimension, pytest.approx(value, abs=1e-9)), text
+    text, value = phrases.seconds(rng)
+    assert quantity(text) == ("time", pytest.approx(value))
+
+
+@pytest.mark.parametrize("text", ["1,000 m", "half", "metres", "a lean", "per second", "x1"])
+def test_what_may_be_read_in_two_ways_is_no_quantity(text):
+    words = quantities.tokens(text)
+    found = quantities.quantity_at(words, 0)
+    assert found is None or found.dimension == "number"
+
+
+@given(st.text())
+def test_no_text_upsets_the_reader(text):
+    found = read(text, "walker").goal
+    assert found is None or found.cannot is not None or found.robot == "walker"
+
+
+words = st.sampled_from(
+    sorted({word for phrase in lexicon.PHRASES for word in phrase} | {"5", "0.5", "m/s", "cm", "s", "degrees"})
+)
+
+
+@given(
+    st.lists(words, max_size=9),
+    st.sampled_from([None, goal_of("speed:1+height:1.1"), goal_of("pitch:-0.6"), goal_of("speed:6")]),
+)
+def test_whatever_is_said_with_known_words_a_goal_is_legal(said, current):
+    reading = read(" ".join(said), "walker", current)
+    if reading.goal is not None:
+        assert Goal.from_json(reading.goal.to_json()) == reading.goal
+    offered, _ = commands.offers(reading.heard, "walker", current)
+    for kind, values in offered.items():
+        for value in values:
+            KINDS["walker"][kind].check(value)
+
+
+def test_every_word_is_worth_a_legal_value():
+    for row in (*lexicon.PACES.values(), *lexicon.BACKWARD.values()):
+        assert list(map(abs, row)) == sorted(map(abs, row))
+        assert all(-2 <= x <= 6 for x in row)
+    assert all(0.85 <= x <= 1.35 for row in lexicon.HEIGHTS.values() for x in row)
+
+
+TOLD = {
+    "walk backwards slowly": ("", "speed:-0.5"),
+    "crouch and walk slowly, then stop": ("", "height:1+speed:0.5 > speed:0"),
+    "Walk, slowly.": ("", "speed:0.5"),
+    "stand tall": ("", "speed:0+height:1.3"),
+    "walk at 3 km/h for half a minute and then stop": ("", "speed:0.8333333 for 30 > speed:0"),
+    "lean back 10 degrees and walk": ("", "pitch:-0.174533+speed:1"),
+    "faster": ("speed:-0.5+height:1", "speed:-1+height:1"),
+    "slower": ("speed:0.3", "speed:0"),
+    "a bit lower": ("speed:1+height:1.2", "speed:1+height:1.15"),
+    "much faster": ("speed:5.5", "speed:6"),
+    "twice as fast": ("speed:-0.4", "speed:-0.8"),
+    "slow down to 0.2 m/s": ("speed:-1+height:1", "speed:-0.2+height:1"),
+    "stop in 3 seconds": ("speed:1", "speed:1 for 3 > speed:0"),
+    "walk at 1 m/s for 2 s, then faster": ("", "speed:1 for 2 > speed:1.5"),
+    "save energy": ("speed:1", "speed:1+0.1*effort"),
+    "slow dwon a litle": ("speed:1", "speed:0.75"),
+}
+
+
+@pytest.mark.parametrize("sentence", TOLD)
+def test_a_sentence_becomes_its_goal(sentence):
+    current, goal = TOLD[sentence]
+    reading = read(sentence, "walker", goal_of(current) if current else None)
+    assert reading.goal is not None, reading.why
+    assert same(reading.goal, goal_of(goal))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "says"),
+    [
+        ("speed 100", r"-2 \.\. 6 m/s, got 100"),
+        ("crouch to 10 cm", r"0\.85 \.\. 1\.35 m, got 0\.1"),
+        ("walk backwards at 5 m/s", r"-2 \.\. 6 m/s, got -5"),
+        ("lower your torso by a metre", "height must be"),
+        ("walk 5 metres", "distance"),
+        ('{"version": 1}', "no plain sentence"),
+        ("walk<|im_end|>", "no plain sentence"),
+        ("walk " * 100, "at most 300 characters"),
+    ],
+)
+def test_what_cannot_be_is_told_why(sentence, says):
+    goal = read(sentence, "walker").goal
+    assert goal is not None
+    assert goal.cannot is not None
+    assert re.search(says, goal.cannot)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "",
+        "faster",
+        "do not stop",
+        "walk at 1 m/s and 2 m/s",
+        "stop and walk",
+        "up",
+        "walk at 2",
+        "lean 10 degrees",
+    ],
+)
+def test_what_is_not_sure_is_left_to_others(sentence):
+    reading = read(sentence, "walker")
+    assert reading.goal is None
+    assert reading.why
+
+
+def test_a_robot_without_a_kind_cannot():
+    assert "no kind 'height' for hopper" in (read("crouch", "hopper").goal.cannot or "")
+    assert same(read("go home", "arm").goal, goal_of("home", "arm"))
+    assert same(read("reach for 0.25, 0.1, 0.1", "so101").goal, Goal.from_dict(REACH))
+
+
+REACH = {
+    "version": 1,
+    "robot": "arm",
+    "terms": [{"kind": "reach", "value": [0.25, 0.1, 0.1], "unit": "m", "weight": 1.0}],
+    "duration_s": None,
+    "then": None,
+    "cannot": None,
+}
+
+
+# --- with a model
+
+
+class Says:
+    """An engine whose model always says the same; what it was asked is kept."""
+
+    def __init__(self, text, reason="stop"):
+        self.text, self.reason, self.vocabulary, self.asked = text, reason, self, []
+
+    def chat(self, messages):
+        return [len(m["content"]) for m in messages]
+
+    def submit(self, prompt, sampling):
+        self.asked.append(sampling)
+        ticket = Ticket(tuple(prompt), sampling)
+        ticket.events.put(Token(0, self.text))
+        times = Timings(1, 0, 1, 0.0, 0.1, 0.1, 1, 0, 0, 0, 0, 0, "ar")
+        ticket.events.put(Finished(self.reason, times))
+        return ticket
+
+
+def asked(sentence, answer, current="", reason="stop"):
+    engine = Says(answer if isinstance(answer, str) and answer[:1] in "{x" else goal_of(answer).to_json(), reason)
+    goal, timings = to_goal(sentence, "walker2d", goal_of(current) if current else None, engine)
+    return goal, timings, engine
+
+
+def test_a_sentence_that_is_understood_needs_no_model():
+    goal, timings, engine = asked("walk slowly", "speed:3")
+    assert same(goal, goal_of("speed:0.5"))
+    assert timings["path"] == "words"
+    assert engine.asked == []
+    assert timings["total_s"] < 0.1
+
+
+def test_where_only_words_that_nobody_knows_are_left_a_model_says_whether_they_matter():
+    goal, timings, engine = asked("pray plod backwards at 0.4 m/s", "speed:-0.4")
+    assert same(goal, goal_of("speed:-0.4"))
+    assert timings["path"] == "model"
+    (sampling,) = engine.asked
+    assert sampling.temperature == 0
+    yes, no = (choice["const"] for choice in json.loads(sampling.grammar.source)["anyOf"])
+    assert same(Goal.from_dict(yes), goal)
+    assert Goal.from_dict(no).cannot == "not understood"
+
+
+def test_a_model_chooses_among_what_was_said():
+    goal, _, engine = asked("stop and plod at 0.4 m/s", "speed:0.4 > speed:0")
+    assert goal.cannot is not None  # no order was said
+    terms = json.loads(engine.asked[0].grammar.source)["$defs"]["goal"]["properties"]["terms"]["items"]["anyOf"]
+    assert [(t["properties"]["kind"]["const"], t["properties"]["value"]["enum"]) for t in terms] == [
+        ("speed", [0.0, 0.4])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "answer"),
+    [
+        ("pray plod backwards at 0.4 m/s", "speed:0.4"),
+        ("pray plod backwards at 0.4 m/s", "speed:-0.8"),
+        ("pray plod at 0.4 m/s", "speed:0.4+height:1"),
+        ("pray plod at 0.4 m/s", "speed:0.4 for 3"),
+        ("pray plod at 0.4 m/s", "speed:0.4 > speed:0.4"),
+        ("pray plod at 0.4 m/s for 3 s", "speed:0.4"),
+        ("pray crouch whilst plodding at 0.4 m/s", "speed:0.4"),
+        ("pray plod at 0.4 m/s then stop", "speed:0.4"),
+        ("pray plod at 0.4 m/s", "x"),
+        ("pray plod at 0.4 m/s", '{"version": 1}'),
+    ],
+)
+def test_what_a_model_invents_or_leaves_out_is_refused(sentence, answer):
+    goal, timings, _ = asked(sentence, answer)
+    assert goal.cannot is not None
+    assert timings["path"] == "model"
+
+
+def test_an_answer_that_was_cut_off_is_refused():
+    goal, _, _ = asked("pray plod at 0.4 m/s", "speed:0.4", reason="deadline")
+    assert "deadline" in goal.cannot
+
+
+class Babbles(Says):
+    """Its model says the first thing that it may, but never that it cannot."""
+
+    def submit(self, prompt, sampling):
+        schema = json.loads(sampling.grammar.source)
+        if "$defs" not in schema:
+            self.text = json.dumps(schema["anyOf"][0]["const"])
+            return super().submit(prompt, sampling)
+        goal = schema["$defs"]["goal"]["properties"]
+        term = goal["terms"]["items"]["anyOf"][0]["properties"]
+        made = {key: of["enum"][0] if key == "value" else of["const"] for key, of in term.items()}
+        self.text = json.dumps(
+            {**goal_of("speed:0").to_dict(), "terms": [made], "duration_s": goal["duration_s"]["enum"][0]}
+        )
+        return super().submit(prompt, sampling)
+
+
+def test_of_the_impossible_nearly_all_is_refused_whatever_a_model_says():
+    found = cases.read(cases.IMPOSSIBLE)
+    goals = [to_goal(case.sentence, case.robot, case.current, Babbles(""))[0] for case in found]
+    assert sum(goal.cannot is not None for goal in goals) >= 0.9 * len(found)
+
+
+# --- the sentences to judge by
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [(cases.GENERATED, 300), (cases.HANDWRITTEN, 60), (cases.IMPOSSIBLE, 60), (cases.DEV, 90)]
+)
+def test_the_sentences_to_judge_by_are_there(name, least):
+    found = cases.read(name)
+    assert len({case.sentence for case in found}) == len(found) >= least
+    assert all(case.goal.robot == commands.robot_of(case.robot) for case in found)
+    if name == cases.HANDWRITTEN:
+        assert sum(case.current is not None for case in found) >= 15
+        assert sum(len(sequence(case.goal)) > 1 for case in found) >= 8
+
+
+@pytest.mark.parametrize("name", [cases.GENERATED, cases.HANDWRITTEN, cases.IMPOSSIBLE])
+def test_nothing_to_judge_by_is_learned_from(name):
+    learned = training.cases(Random(1), 4000)
+    assert all(case.goal.robot == "walker" for case in learned)
+    assert cases.shared(learned, cases.read(name)) == set()
+    assert cases.shared(learned, held_out.generated(2000, Random(2))) == set()
+
+
+def test_a_skeleton_has_no_numbers_and_the_rule_catches_what_it_should():
+    assert cases.skeleton("Walk at 1.5 m/s, for twenty-five s!") == cases.skeleton("walk at 3 m/s for forty-one s")
+    one, other = (cases.Case(f"go at {n} m/s", "walker", None, goal_of("speed:1")) for n in (1, "two"))
+    assert cases.shared([one], [other]) == {"go at # m/s"}
+
+
+@pytest.mark.parametrize(("name", "least"), [(cases.HANDWRITTEN, 0.8), (cases.GENERATED, 0.7), (cases.IMPOSSIBLE, 1.0)])
+def test_without_a_model_most_sentences_are_right_and_none_is_wrong(name, least):
+    found = cases.read(name)
+    goals = [to_goal(case.sentence, case.robot, case.current)[0] for case in found]
+    right = [same(goal, case.goal) for goal, case in zip(goals, found, strict=True)]
+    assert sum(right) >= least * len(found)
+    assert [
+        case.sentence for goal, case, ok in zip(goals, found, right, strict=True) if not ok and goal.cannot is None
+    ] == []
