@@ -52,6 +52,7 @@ class Near(DraftLink):
 
     def __init__(self, cfg, model):
         self.cfg, self.seen, self.restarts, self.hits, self.misses = cfg, Measured(), 0, 0, 0
+        self.taken_on_hit = self.taken_on_miss = 0
         self._known, self._accepted = {}, {}
         self.guesser = Guesser(cfg, model, None, frozenset({EOS}))
 

@@ -32,6 +32,8 @@ class DraftLink:
     def __init__(self, cfg: DraftConfig) -> None:
         self.cfg, self.seen = cfg, Measured()
         self.restarts, self.hits, self.misses = -1, 0, 0
+        self.taken_on_hit = self.taken_on_miss = 0
+        """Drafted tokens that were taken, of drafts that were ready and of others."""
         self._line: Connection | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._known: dict[int, int] = {}
@@ -102,6 +104,10 @@ class DraftLink:
     def judged(self, row: Row, draft: Proposal, accepted: int) -> None:
         """Note how many of its drafted tokens a text took."""
         self._accepted[row.draftee.uid] = accepted
+        if draft.hit:
+            self.taken_on_hit += accepted
+        else:
+            self.taken_on_miss += accepted
 
     # --- life ------------------------------------------------------------------------------------------------------
 

@@ -197,6 +197,7 @@ class Engine:
         extra = {} if link is None else {"draft_up": link.up, "draft_restarts": max(0, link.restarts)}
         if link is not None:
             extra |= {"cache_hits": link.hits, "cache_misses": link.misses}
+            extra |= {"accepted_on_hit": link.taken_on_hit, "accepted_on_miss": link.taken_on_miss}
             extra |= {"prepare_seconds": link.seen.prepare_s, "jit_seconds": link.seen.jit_s}
         rates = {f"rate_{mode}_{k}": rate for (mode, k), rate in self.chooser.rates(max(1, len(self.rows))).items()}
         return {**self.counts, **now, **extra, **rates}
