@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import statistics
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def commands(markdown: str) -> list[list[str]]:
     """The words of each command in the ```bash blocks; comments and continuation lines are folded away."""
     text = "\n".join(BASH_BLOCK.findall(markdown)).replace("\\\n", " ")
     lines = [line.split(" #")[0].strip() for line in text.splitlines()]
-    return [line.split() for line in lines if line and not line.startswith("#")]
+    return [shlex.split(line) for line in lines if line and not line.startswith("#")]
 
 
 def documented(program: str, *prefix: str) -> set[str]:
