@@ -73,6 +73,17 @@ def to_goal(
     return goal, {**timings, "total_s": time.perf_counter() - began_s}
 
 
+def warm_up(engine: Engine) -> None:
+    """Let the engine read what every prompt begins with, if that fits, so that the first sentence need not wait for it."""
+    prompt = engine.vocabulary.chat(messages("", "walker", None, {}, []))
+    try:
+        ticket = engine.submit(prompt, Sampling(0.0, max_tokens=1))
+    except ValueError:
+        return
+    for _ in ticket:
+        pass
+
+
 def may_ask(heard: Heard, offered: Mapping[str, list[Any]]) -> bool:
     """Return whether a model may try a sentence that the grammar of commands did not understand."""
     return bool(offered) and len(heard.unread) <= MOST_UNREAD and not IMPOSSIBLE.intersection(heard.words)

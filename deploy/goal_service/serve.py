@@ -20,6 +20,7 @@ from deploy.commandline import HELP, complain, guarded, in_one_line
 from deploy.goal_service.desk import Desk
 from deploy.goal_service.engine import EngineConfig, build_engine
 from deploy.goal_service.limits import Limits, check_token, is_loopback
+from deploy.goal_service.sentences import warm_up
 from deploy.goal_service.server import make_app
 from deploy.interrupt import Interrupts
 
@@ -134,6 +135,8 @@ def serve(cfg: ServeConfig, environment: Mapping[str, str], console: Console) ->
     with console.status("loading the model"):
         engine = build_engine(cfg.engine)
     try:
+        with console.status("reading the examples"):
+            warm_up(engine)
         app = make_app(engine, cfg.limits, token, is_loopback(cfg.host))
         config = uvicorn.Config(
             app,
