@@ -5,12 +5,15 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 
 import pytest
 import torch
 
 from deploy.goal_service.engine import EngineConfig, build_engine
+from deploy.goal_service.grammar import Matcher
 from deploy.goal_service.models import load_drafter, save_drafter
+from deploy.goal_service.modes import Chooser
 from deploy.goal_service.requests import Busy, Finished, Grammar, Sampling
 from deploy.goal_service.weights import load_weights
 from tests.tiny_models import save_llama
@@ -179,6 +182,134 @@ def test_a_stop_text_and_log_probabilities(engine):
     seen = [t for t in ticket if not isinstance(t, Finished) and t.id >= 0]
     assert [t.id for t in seen] == tokens
     assert all(t.top[0] == (t.id, t.logprob) and len(t.top) == 3 for t in seen)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_log_probabilities_of_forced_tokens_leave_drafts_ready(engine, temperature):
+    how = {"temperature": temperature, "seed": 2, "grammar": Grammar("json", SCHEMA)}
+    plain = ask(engine, mode="ssd", **how)
+    with_logprobs = ask(engine, mode="ssd", logprobs=1, **how)
+    assert with_logprobs[0] == plain[0]
+    assert with_logprobs[2].timings.cache_hits > 0
+
+
+def test_a_text_is_written_up_to_the_end_of_any_context(folders, tmp_path):
+    target = save_llama(tmp_path / "target", scale=0.5, positions=100)
+    engine = build_engine(EngineConfig(str(target), "fp32", str(folders[1]), "sd", 9, context=200, rows=1))
+    try:
+        for mode in ("ar", "sd"):
+            read(engine.submit([5 + i % 30 for i in range(70)], Sampling(temperature=0.0, mode=mode)))
+            assert not engine.healthy()
+            assert engine.stats()["finished_length"] > 0
+            assert "finished_error" not in engine.stats()
+    finally:
+        engine.close()
+
+
+def test_a_grammar_that_forces_a_long_text_leaves_the_draft_process_alone(folders):
+    engine = build_engine(config(folders, budget=4))
+    try:
+        assert engine.link.wait(60)
+        for source in ("[a-z]" + "(walk run )" * 300, "[a-z][a-z]" + "(walk run )" * 300):
+            ask(engine, mode="ssd", temperature=0.0, max_tokens=200, grammar=Grammar("regex", source))
+        ask(engine, mode="ssd", temperature=0.0)
+        assert engine.link.up
+        assert engine.stats()["draft_restarts"] == 0
+    finally:
+        engine.close()
+
+
+def test_a_round_that_fails_ends_its_texts_and_no_others(folders, monkeypatch):
+    engine = build_engine(config(folders, draft=""))
+    try:
+        alone = ask(engine, temperature=0.0)[0]
+        plain = engine.decoder.round
+
+        def broken(rows, mode, lookahead):
+            if rows[0].ticket.sampling.seed == 666:
+                raise RuntimeError("no memory")
+            return plain(rows, mode, lookahead)
+
+        monkeypatch.setattr(engine.decoder, "round", broken)
+        end = ask(engine, seed=666)[2]
+        assert (end.reason, end.message) == ("error", "the engine failed: no memory")
+        assert ask(engine, temperature=0.0)[0] == alone
+        monkeypatch.setattr(engine, "_fits", lambda tokens, more: None)
+        with pytest.raises((ValueError, RuntimeError)):
+            engine.score([], [[5]])
+        assert ask(engine, temperature=0.0)[0] == alone
+    finally:
+        engine.close()
+
+
+def test_whoever_comes_while_the_engine_closes_is_told(folders):
+    engine = build_engine(config(folders, draft=""))
+    engine.close()
+    asked = iter([False])
+    closed = engine._closed.is_set
+    engine._closed.is_set = lambda: next(asked, closed())
+    ticket = engine.submit([5], Sampling())
+    assert ticket.events.get(timeout=1).reason == "error"
+
+
+def test_a_grammar_that_cannot_be_followed_is_no_stop(folders, engine, monkeypatch):
+    monkeypatch.setattr(Matcher, "error", property(lambda self: "it grew too large"))
+    end = ask(engine, mode="ar", temperature=0.0, grammar=Grammar("json", SCHEMA))[2]
+    assert (end.reason, end.message) == ("length", "it grew too large")
+
+
+def test_what_could_not_be_drafted_is_refused(folders, engine):
+    with pytest.raises(ValueError, match="lookahead must be <= 64, got 65"):
+        config(folders, lookahead=65)
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        engine.score([], [[5]])
+
+
+# --- which way to decode --------------------------------------------------------------------------------------------
+
+ARMS = (("ar", 0), ("sd", 2), ("sd", 8), ("ssd", 4))
+
+
+def most_used(chooser, rates, rounds, catch_up=0.0):
+    """The arm that was used most in the last tenth; `catch_up`: what a change of arm costs, in rounds."""
+    used, last = Counter(), None
+    for i in range(rounds):
+        arm = chooser.choose(1)
+        chooser.note(arm, 1, rates[arm], 1.0 + catch_up * (arm != last and arm[0] != "ar"))
+        used[arm] += i > 0.9 * rounds
+        last = arm
+    return used.most_common(1)[0][0]
+
+
+def test_a_way_that_has_become_better_is_found_though_another_is_far_behind():
+    chooser = Chooser(ARMS)
+    assert most_used(chooser, dict(zip(ARMS, (1.0, 2.0, 0.4, 1.6), strict=True)), 2000) == ("sd", 2)
+    assert most_used(chooser, dict(zip(ARMS, (1.0, 2.0, 0.4, 3.0), strict=True)), 6000) == ("ssd", 4)
+    assert most_used(chooser, dict(zip(ARMS, (1.0, 2.0, 9.0, 3.0), strict=True)), 12000) == ("sd", 8)
+
+
+def test_what_a_change_costs_is_not_held_against_what_is_tried():
+    chooser = Chooser(ARMS)
+    most_used(chooser, dict(zip(ARMS, (1.0, 1.6, 1.4, 1.5), strict=True)), 2000)
+    assert most_used(chooser, dict(zip(ARMS, (1.0, 1.6, 1.4, 2.0), strict=True)), 12000, catch_up=1.5) == ("ssd", 4)
+
+
+def test_one_round_that_hung_does_not_end_a_way_of_decoding():
+    chooser, rates = Chooser(ARMS), dict(zip(ARMS, (1.0, 2.0, 1.8, 3.0), strict=True))
+    most_used(chooser, rates, 500)
+    chooser.note(("ssd", 4), 1, 0, 500.0)
+    assert most_used(chooser, rates, 15000) == ("ssd", 4)
+
+
+def test_looking_at_the_others_costs_little():
+    chooser, rates = Chooser(ARMS), dict(zip(ARMS, (1.0, 2.0, 1.5, 3.0), strict=True))
+    most_used(chooser, rates, 500)
+    tokens = 0.0
+    for _ in range(10000):
+        arm = chooser.choose(1)
+        chooser.note(arm, 1, rates[arm], 1.0)
+        tokens += rates[arm]
+    assert tokens / 10000 > 0.99 * 3.0
 
 
 def test_a_drafter_for_another_vocabulary_is_refused(folders, tmp_path):

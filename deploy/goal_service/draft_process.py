@@ -68,10 +68,10 @@ class Measured:
     prepare_s: float = 0.0
     round_s: float = 0.0
 
-    def blend(self, name: str, value: float) -> None:
-        """Take in a value."""
-        old = getattr(self, name)
-        setattr(self, name, value if old == 0 else SLOW * old + (1 - SLOW) * value)
+    def blend(self, name: str, value: float, count: int = 1) -> None:
+        """Take in the mean of so many values."""
+        old, kept = getattr(self, name), SLOW**count
+        setattr(self, name, value if old == 0 else kept * old + (1 - kept) * value)
 
 
 @dataclass
@@ -125,19 +125,23 @@ class Guesser:
         missed = [i for i, draft in enumerate(found) if draft is None]
         for i, draft in zip(missed, self._at_once([rows[i][0] for i in missed], len(rows), lookahead), strict=True):
             found[i] = draft
-        drafts = [draft or Proposal() for draft in found]
+        rooms = [self.who[uid].room(self.cfg.context) for uid, _, _ in rows]
+        drafts = [(draft or Proposal()).cut(room) for draft, room in zip(found, rooms, strict=True)]
         self.drafts = {uid: draft for (uid, _, _), draft in zip(rows, drafts, strict=True)}
         return drafts
 
     def _hit(self, uid: int, new: list[int], accepted: int) -> Proposal | None:
-        """Return the draft that was prepared for just this outcome."""
+        """Return the draft that was prepared for just this outcome; with what is forced first, where that is not decided yet."""
         last = self.drafts.get(uid)
         if last is None or len(new) <= accepted or tuple(new[:accepted]) != last.tokens[:accepted]:
             return None
         draft = self.ready.get((uid, accepted, new[accepted]))
-        if draft is None or draft.after != tuple(new[accepted:]):
+        known = len(new) - accepted
+        if draft is None or draft.after[:known] != tuple(new[accepted:]):
             return None
-        return draft
+        more = draft.after[known:]
+        kept = more + draft.tokens, (True,) * len(more) + draft.forced, (None,) * len(more) + draft.scores
+        return Proposal(*kept, draft.source, True, draft.after[:known])
 
     def _learn(self, uid: int, accepted: int) -> None:
         last = self.drafts.get(uid)
@@ -145,7 +149,7 @@ class Guesser:
             free = [not forced for forced in last.forced]
             taken, tried = sum(free[:accepted]), sum(free[: accepted + 1])
             if tried:
-                self.seen.blend("on_hit" if last.hit else "on_miss", taken / tried)
+                self.seen.blend("on_hit" if last.hit else "on_miss", taken / tried, tried)
 
     def _at_once(self, uids: Sequence[int], rows: int, lookahead: int) -> list[Proposal]:
         """Return drafts that nobody prepared."""
@@ -176,16 +180,21 @@ class Guesser:
         began_s = time.monotonic()
         live = [uid for uid in self.drafts if uid in self.who]
         who = [self.who[uid] for uid in live]
-        fans = [self._fan(self.drafts[uid], lookahead) for uid in live]
+        fans = [self._fan(self.drafts[uid]) for uid in live]
         self.ready = self.model.prepare(who, [self.drafts[uid] for uid in live], fans, lookahead) if who else {}
         self.seen.blend("prepare_s", time.monotonic() - began_s)
 
-    def _fan(self, draft: Proposal, lookahead: int) -> tuple[int, ...]:
-        places = max(len(draft.tokens), lookahead)
+    def _fan(self, draft: Proposal) -> tuple[int, ...]:
+        """Return how many outcomes to prepare after 0, 1 .. of its tokens; where one is forced there is no other."""
+        open_places = [k for k, forced in enumerate((*draft.forced, False)) if not forced]
+        last = len(open_places) - 1
         if self.cfg.uniform:
-            return (max(1, self.cfg.budget // (places + 1)),) * (places + 1)
-        acceptance = self.seen.on_hit if draft.hit else self.seen.on_miss
-        return fan_out(acceptance, places, max(self.cfg.budget, places + 1))
+            fan = (max(1, self.cfg.budget // (last + 1)),) * (last + 1)
+        else:
+            acceptance = self.seen.on_hit if draft.hit else self.seen.on_miss
+            fan = fan_out(acceptance, last, max(self.cfg.budget, last + 1))
+        found = dict(zip(open_places, fan, strict=True))
+        return tuple(found.get(k, 1) for k in range(len(draft.tokens) + 1))
 
 
 def serve(line: Connection, cfg: DraftConfig) -> None:

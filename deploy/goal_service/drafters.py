@@ -8,7 +8,7 @@ that verification (speculative speculative decoding, arXiv 2603.03251). One forw
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,8 @@ from deploy.goal_service.requests import Sampling
 from deploy.goal_service.sampling import DRAFT, TOKEN, Rule, SeededDice, saguaro, scores
 
 Source = Literal["model", "ngram", "none"]
+OTHERS = 30.0
+"""Nats by which tokens that the drafter itself would not say stand behind those that it might."""
 type Outcome = tuple[int, int, int]
 """Whose, how many drafted tokens were accepted, and what the target said after them."""
 
@@ -38,6 +40,13 @@ class Proposal:
     """It had been drafted before it was asked for ..."""
     after: tuple[int, ...] = ()
     """... for the case that just these tokens follow those which were accepted."""
+
+    def cut(self, count: int) -> Proposal:
+        """Return the first so many tokens of it."""
+        if len(self.tokens) <= count:
+            return self
+        kept = self.tokens[:count], self.forced[:count], self.scores[:count]
+        return Proposal(*kept, self.source, self.hit, self.after)
 
 
 @dataclass
@@ -58,6 +67,10 @@ class Draftee:
     def said(self) -> int:
         """Tokens of the answer so far."""
         return len(self.tokens) - self.start
+
+    def room(self, limit: int) -> int:
+        """Return how many tokens may be drafted, as the target adds one; `limit`: of the whole text."""
+        return max(0, min(self.sampling.max_tokens - self.said, limit - len(self.tokens)) - 1)
 
     def take(self, tokens: Sequence[int]) -> None:
         """Add what the target decided."""
@@ -94,6 +107,11 @@ class _Branch:
                 self.take(token, True, None)
         kept = tuple(self.tokens[first:]), tuple(self.forced[first:]), tuple(self.scores[first:])
         return Proposal(*kept, source, hit, tuple(self.tokens[:first]))
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return how many tokens agree at the start."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 class NGram:
@@ -140,28 +158,32 @@ class ModelDrafter:
         ids: Tensor | None = None,
         rule: Rule = "coupled",
         factor: float = 1.0,
-        fan_out: int = 3,
+        budget: int = 12,
     ) -> None:
-        """`size`: of the whole vocabulary; `length`: slots per row; `factor`, `fan_out`: of Saguaro sampling."""
+        """`size`: of the whole vocabulary; `length`: slots per row; `factor`: of Saguaro sampling.
+
+        `budget`: outcomes that are kept for a draft, so that at each place Saguaro sampling lowers as many as there will be.
+        """
         self.model, self.size, self.ids, self.rule = model, size, ids, rule
         self._own = torch.zeros(size, dtype=torch.long)  # what it does not know is its token 0
         if ids is not None:
             self._own[ids] = torch.arange(len(ids))
-        self.factor, self.fan = factor, fan_out
+        self.factor, self.budget = factor, budget
         self.cache, self.length = model.cache(rows, length), length
         self.row_of: dict[int, int] = {}
-        self.written: dict[int, list[int]] = {}
-        """Tokens whose keys and values are at the first slots of a row."""
+        self.written: list[list[int]] = [[] for _ in range(rows)]
+        """Tokens whose keys and values are at the first slots of each row."""
         self.free = list(range(rows))
 
     def begin(self, who: Draftee) -> None:
-        """Give it a row."""
-        self.row_of[who.uid], self.written[who.uid] = self.free.pop(), []
+        """Give it the free row that holds most of its beginning already."""
+        row = max(self.free, key=lambda row: (common(self.written[row], who.tokens), -len(self.written[row])))
+        self.free.remove(row)
+        self.row_of[who.uid] = row
 
     def end(self, uid: int) -> None:
         """Take the row back."""
         self.free.append(self.row_of.pop(uid))
-        del self.written[uid]
 
     # --- when it is asked ------------------------------------------------------------------------------------------
 
@@ -179,52 +201,60 @@ class ModelDrafter:
                 feeds = [feed for feed, b in zip(feeds, branches, strict=True) if not b.ended]
             seen = self._linear([b.who for b in live], feeds)
             for branch, logits_TV in zip(live, seen, strict=True):
-                self._extend(branch, logits_TV[-1])
+                self._extend(branch, logits_TV[-1], lookahead)
         return [b.finish("model", False) for b in branches]
 
     def _unwritten(self, who: Draftee, tokens: list[int]) -> tuple[list[int], int]:
         """Return the tokens that are to be fed, at least the last, and the slot of the first."""
-        written = self.written[who.uid]
-        same = next((i for i, (a, b) in enumerate(zip(written, tokens, strict=False)) if a != b), None)
-        first = min(len(written), len(tokens)) if same is None else same
-        first = min(first, len(tokens) - 1)
+        first = min(common(self.written[self.row_of[who.uid]], tokens), len(tokens) - 1)
         return tokens[first:], first
 
     def _linear(self, who: Sequence[Draftee], feeds: Sequence[tuple[list[int], int]]) -> Iterator[Tensor]:
         """Feed tokens at their own slots; yield the logits of each text's tokens."""
         spans = []
         for w, (tokens, first) in zip(who, feeds, strict=True):
-            slots = torch.arange(first, first + len(tokens))
-            spans.append(Span(self.row_of[w.uid], slots, slots, None))
-            self.written[w.uid] = self.written[w.uid][:first] + tokens
+            slots, row = torch.arange(first, first + len(tokens)), self.row_of[w.uid]
+            spans.append(Span(row, slots, slots, None))
+            del self.written[row][first:]
         logits = self._see([t for tokens, _ in feeds for t in tokens], spans)
+        for w, (tokens, _) in zip(who, feeds, strict=True):
+            self.written[self.row_of[w.uid]] += tokens
         yield from logits.split([len(tokens) for tokens, _ in feeds])
 
     def _see(self, tokens: list[int], spans: Sequence[Span]) -> Tensor:
         fed = torch.tensor(tokens)
         return self.model.forward(fed if self.ids is None else self._own[fed], spans, self.cache)
 
-    def _scores(self, logits_V: Tensor, who: Draftee, matcher: Matcher | None) -> Tensor:
-        """Return log-weights over the whole vocabulary."""
+    def _spread(self, logits_V: Tensor, matcher: Matcher | None) -> Tensor:
+        """Return logits over the whole vocabulary, minus infinity for what may not come."""
         if self.ids is not None:
             logits_V = torch.full((self.size,), -torch.inf).index_copy_(0, self.ids, logits_V)
         allowed_V = None if matcher is None else matcher.mask()
         if allowed_V is not None and not bool((allowed_V & logits_V.isfinite()).any()):
             logits_V = torch.zeros(self.size)  # it knows none of what may come
-        return scores(logits_V, who.sampling, allowed_V)
+        return logits_V if allowed_V is None else logits_V.masked_fill(~allowed_V, -torch.inf)
 
-    def _extend(self, branch: _Branch, logits_V: Tensor) -> None:
-        """Add a token: what is forced, or the model's choice."""
+    def _order(self, logits_V: Tensor, who: Draftee, place: int) -> Tensor:
+        """Return the larger, the likelier the target says a token: first what the drafter itself might say, then the others."""
+        asked = who.sampling
+        wide = replace(asked, temperature=asked.temperature or 1.0, top_k=0, top_p=1.0)
+        order_V, own_V = scores(logits_V, wide), scores(logits_V, asked)
+        if self.rule == "coupled" and asked.temperature:
+            order_V = order_V + who.dice.noise(place, TOKEN, self.size)
+        return order_V if wide == asked else torch.where(own_V.isfinite(), order_V, order_V - OTHERS)
+
+    def _extend(self, branch: _Branch, logits_V: Tensor, lookahead: int) -> None:
+        """Add a token to a draft of so many: what is forced, or the model's choice."""
         if branch.matcher is not None and (forced := branch.matcher.forced()):
             branch.take(forced[0], True, None)
             return
         who, place = branch.who, branch.kept - branch.who.start + len(branch.tokens)
-        scores_V = self._scores(logits_V, who, branch.matcher)
+        scores_V = scores(self._spread(logits_V, branch.matcher), who.sampling)
         if self.rule == "coupled" or who.sampling.temperature == 0:
             noise = who.dice.noise(place, TOKEN, self.size) if who.sampling.temperature else 0.0
             branch.take(int((scores_V + noise).argmax()), False, None)
         else:
-            scores_V = saguaro(scores_V, self.fan, self.factor)
+            scores_V = saguaro(scores_V, max(1, self.budget // (lookahead + 1)), self.factor)
             branch.take(who.dice.draw(scores_V, place, DRAFT), False, scores_V)
 
     # --- ahead of time ---------------------------------------------------------------------------------------------
@@ -239,7 +269,8 @@ class ModelDrafter:
         found = {}
         for branch, begun in zip(branches, first, strict=True):
             key = (branch.who.uid, branch.kept - len(branch.who.tokens), branch.tokens[0])
-            found[key] = branch.finish("model", True, begun)
+            if len(branch.tokens) > begun:
+                found[key] = branch.finish("model", True, begun)
         return found
 
     def _fork(self, who: Sequence[Draftee], drafts: Sequence[Proposal], fans: Sequence[Sequence[int]]) -> list[_Branch]:
@@ -271,12 +302,10 @@ class ModelDrafter:
         if forced:
             likely = [] if drafted == forced[0] else forced[:1]
         else:
-            scores_V = self._scores(logits_V, who, matcher)
-            if self.rule == "coupled" and who.sampling.temperature:
-                scores_V = scores_V + who.dice.noise(who.said + k, TOKEN, self.size)
+            order_V = self._order(self._spread(logits_V, matcher), who, who.said + k)
             if drafted is not None:
-                scores_V[drafted] = -torch.inf
-            best = scores_V.topk(min(count, len(scores_V)))
+                order_V[drafted] = -torch.inf
+            best = order_V.topk(min(count, len(order_V)))
             likely = best.indices[best.values.isfinite()].tolist()
         made = []
         for token in likely:
@@ -294,7 +323,11 @@ class ModelDrafter:
         groups: dict[int, list[_Branch]] = {}
         for branch in branches:
             groups.setdefault(branch.who.uid, []).append(branch)
-        trees = [_Tree(self.row_of[uid], group, len(self.written[uid]), self.length) for uid, group in groups.items()]
+        rows = [self.row_of[uid] for uid in groups]
+        trees = [
+            _Tree(row, group, len(self.written[row]), self.length)
+            for row, group in zip(rows, groups.values(), strict=True)
+        ]
         for _ in range(lookahead):
             ready = [tree for tree in trees if tree.next_tokens()]
             if not ready:
@@ -302,7 +335,7 @@ class ModelDrafter:
             logits = self._see([t for tree in ready for t in tree.feed], [tree.span() for tree in ready])
             for tree, logits_TV in zip(ready, logits.split([len(tree.feed) for tree in ready]), strict=True):
                 for branch, last in tree.ends:
-                    self._extend(branch, logits_TV[last])
+                    self._extend(branch, logits_TV[last], lookahead)
 
 
 class _Tree:
@@ -316,16 +349,17 @@ class _Tree:
         self._owner: list[tuple[int, int]] = []
 
     def next_tokens(self) -> bool:
-        """Collect the tokens that are not in the cache yet; return whether there are any, and room for them."""
+        """Collect the tokens that are not in the cache yet, of the branches for which there is room; return whether there are any."""
         self.feed, self.ends, self._owner = [], [], []
+        room = self.length - self.next_slot
         for b, branch in enumerate(self.branches):
-            if branch.ended:
+            if branch.ended or len(self.feed) + len(branch.tokens) - len(self.slots[b]) > room:
                 continue
             for i in range(len(self.slots[b]), len(branch.tokens)):
                 self._owner.append((b, i))
                 self.feed.append(branch.tokens[i])
             self.ends.append((branch, len(self.feed) - 1))
-        return 0 < len(self.feed) <= self.length - self.next_slot
+        return bool(self.feed)
 
     def span(self) -> Span:
         """Return where the tokens go and what each of them sees: its text, its part of the draft, and its own branch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import os
 import queue
@@ -18,8 +19,8 @@ import torch
 
 from deploy.goal_service.draft_link import DraftLink
 from deploy.goal_service.draft_process import DraftConfig, Fallback
-from deploy.goal_service.drafters import Draftee, ModelDrafter
-from deploy.goal_service.grammar import GrammarFactory
+from deploy.goal_service.drafters import Draftee, ModelDrafter, common
+from deploy.goal_service.grammar import GrammarFactory, Matcher
 from deploy.goal_service.linear import Kind
 from deploy.goal_service.llama import Span
 from deploy.goal_service.models import load_drafter, load_target
@@ -31,7 +32,12 @@ from deploy.goal_service.sampling import Rule, SeededDice
 from deploy.goal_service.vocabulary import Vocabulary
 from deploy.goal_service.weights import load_weights, packaged_model
 
+_log = logging.getLogger(__name__)
 IDLE_S = 0.05
+MOST = 64
+"""Drafted tokens at a time."""
+BROKEN = (RuntimeError, ValueError, LookupError, TypeError, MemoryError)
+"""What may go wrong with some texts, and must not end the others."""
 LEAST = 4
 """Tokens of a prompt that must agree with another's for their keys and values to be copied."""
 
@@ -81,6 +87,8 @@ class EngineConfig:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+        if self.lookahead > MOST:
+            raise ValueError(f"lookahead must be <= {MOST}, got {self.lookahead}")
         if not 0 < self.factor <= 1:
             raise ValueError(f"factor must be in (0, 1], got {self.factor}")
 
@@ -89,6 +97,7 @@ class EngineConfig:
 class _Waiting:
     ticket: Ticket
     since_s: float
+    matcher: Matcher | None
 
 
 @dataclass
@@ -132,7 +141,7 @@ class Engine:
         if not cfg.draft or cfg.mode == "ar":
             return None, None
         floor_s, folder = cfg.draft_floor_s, Path(cfg.draft)
-        length = self.context + 64
+        length = self.context + MOST
         drafter = load_drafter(
             folder, self.vocabulary.size, cfg.rows, length, cfg.rule, cfg.factor, cfg.budget, floor_s
         )
@@ -155,16 +164,16 @@ class Engine:
     def submit(self, prompt: Sequence[int], sampling: Sampling) -> Ticket:
         """Return a ticket for the answer. Raises ValueError for what cannot be decoded, Busy when too many wait."""
         self._fits(prompt, 1)
-        if sampling.grammar is not None:
-            self.grammars.matcher(sampling.grammar)
+        matcher = None if sampling.grammar is None else self.grammars.matcher(sampling.grammar)
         ticket = Ticket(tuple(prompt), sampling)
-        self._enqueue(_Waiting(ticket, time.monotonic()))
+        self._enqueue(_Waiting(ticket, time.monotonic(), matcher))
         return ticket
 
     def score(
         self, prompt: Sequence[int], candidates: Sequence[Sequence[int]], deadline_s: float = math.inf
     ) -> list[list[float]]:
         """Return the log-probability of each token of each candidate after the prompt. Raises as `submit`, and TimeoutError."""
+        self._fits(prompt, 0)
         for candidate in candidates:
             self._fits([*prompt, *candidate], 0)
         asked = _Scoring(list(prompt), [list(c) for c in candidates], time.monotonic() + deadline_s)
@@ -190,6 +199,8 @@ class Engine:
         except queue.Full:
             self.counts["refused"] += 1
             raise Busy(f"{self._waiting.qsize()} requests are waiting") from None
+        if self._closed.is_set() or self._problem:  # the engine may not have seen it any more
+            self._end_waiting()
 
     def stats(self) -> dict[str, float]:
         """Return counters, and what is so at present."""
@@ -235,7 +246,10 @@ class Engine:
             except queue.Empty:
                 return
             if isinstance(asked, _Scoring):
-                self._score(asked)
+                try:
+                    self._score(asked)
+                except BROKEN as error:
+                    asked.done.set_exception(error)
             elif not asked.ticket.cancelled.is_set():
                 self._begin(asked)
             else:
@@ -243,10 +257,9 @@ class Engine:
 
     def _begin(self, asked: _Waiting) -> None:
         ticket, sampling = asked.ticket, asked.ticket.sampling
-        matcher = None if sampling.grammar is None else self.grammars.matcher(sampling.grammar)
         index, same = self._place(list(ticket.prompt))
         uid, prompt = next(self._uids), list(ticket.prompt)
-        who = Draftee(uid, prompt, len(prompt), sampling, self.vocabulary.eos, matcher, SeededDice(sampling.seed))
+        who = Draftee(uid, prompt, len(prompt), sampling, self.vocabulary.eos, asked.matcher, SeededDice(sampling.seed))
         now_s = time.monotonic()
         row = Row(index, ticket, who, self.vocabulary, self.cfg.rule, self.context, asked.since_s, now_s, same)
         row.counts.cached = same
@@ -261,7 +274,7 @@ class Engine:
         """Return a free row, and how many tokens of the prompt it holds already: its own, or copied from another."""
         held = {i: row.tokens[: row.computed] for i, row in self.rows.items()}
         held |= {i: self._held[i] for i in range(self.cfg.rows) if i not in self.rows}
-        same = {i: min(_common(tokens, prompt), len(prompt) - 1) for i, tokens in held.items()}
+        same = {i: min(common(tokens, prompt), len(prompt) - 1) for i, tokens in held.items()}
         best = max(same, key=lambda i: same[i])
         free = [i for i in range(self.cfg.rows) if i not in self.rows]
         if same[best] < LEAST:
@@ -278,17 +291,30 @@ class Engine:
         for row in self.rows.values():
             groups.setdefault(row.ticket.sampling.mode, []).append(row)
         for asked, rows in groups.items():
-            mode, lookahead = self._choose(asked if asked != "auto" else self.cfg.mode, len(rows))
-            self._use_cores(mode)
-            began_s = time.monotonic()
-            took = self.decoder.round(rows, mode, lookahead)
-            if took.decided:
-                self.chooser.note((mode, lookahead), len(rows), took.decided, time.monotonic() - began_s)
-            self.counts.update({"rounds": 1, f"rounds_{mode}": 1, "decided": took.decided, "seen": took.tokens})
-            self.counts["drafts"] += took.drafts
-            self.counts.update({"draft_seconds": took.draft_s, "verify_seconds": took.verify_s})  # pyright: ignore
+            try:
+                self._round(asked if asked != "auto" else self.cfg.mode, rows)
+            except BROKEN as error:
+                _log.exception("a round failed: its %d texts end", len(rows))
+                for row in rows:
+                    row.ended, row.computed = "error", 0
+                    row.message = " ".join(f"the engine failed: {error}".split())[:300]
         for row in [row for row in self.rows.values() if row.ended]:
             self._finish(row)
+
+    def _round(self, asked: Mode, rows: Sequence[Row]) -> None:
+        """Decode one round of some texts, and note what it took."""
+        mode, lookahead = self._choose(asked, len(rows))
+        self._use_cores(mode)
+        reading = any(row.computed < row.draftee.start - 1 for row in rows)
+        began_s = time.monotonic()
+        took = self.decoder.round(rows, mode, lookahead)
+        lost = mode == "ssd" and self.link is not None and not self.link.up
+        if took.decided:
+            spent_s = time.monotonic() - began_s
+            self.chooser.note((mode, lookahead), len(rows), took.decided, spent_s, not reading and not lost)
+        self.counts.update({"rounds": 1, f"rounds_{mode}": 1, "decided": took.decided, "seen": took.tokens})
+        self.counts["drafts"] += took.drafts
+        self.counts.update({"draft_seconds": took.draft_s, "verify_seconds": took.verify_s})  # pyright: ignore
 
     def _choose(self, mode: Mode, rows: int) -> Arm:
         if mode == "ssd" and (self.link is None or not self.link.up):
@@ -324,11 +350,11 @@ class Engine:
         target, cache = self.decoder.target, self.decoder.cache
         self._held[free] = []
 
-        def look(tokens: list[int], first: int) -> torch.Tensor:
+        def look(tokens: list[int], first: int, wanted: torch.Tensor | None = None) -> torch.Tensor:
             slots = torch.arange(first, first + len(tokens))
-            return target.forward(torch.tensor(tokens), [Span(free, slots, slots)], cache).log_softmax(-1)
+            return target.forward(torch.tensor(tokens), [Span(free, slots, slots)], cache, wanted).log_softmax(-1)
 
-        begun = look(asked.prompt, 0)[-1:]
+        begun = look(asked.prompt, 0, torch.tensor([len(asked.prompt) - 1]))
         found = []
         for candidate in asked.candidates:
             known = torch.cat([begun, look(candidate[:-1], len(asked.prompt))]) if len(candidate) > 1 else begun
@@ -341,6 +367,9 @@ class Engine:
             row.ended, row.message = "error", self._problem or "the engine was closed"
             row.finish()
         self.rows = {}
+        self._end_waiting()
+
+    def _end_waiting(self) -> None:
         while True:
             try:
                 asked = self._waiting.get_nowait()
@@ -360,14 +389,6 @@ def build_engine(cfg: EngineConfig) -> Engine:
 
 def _nothing(ticket: Ticket) -> Timings:
     return Timings(len(ticket.prompt), 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, "ar")
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return how many tokens agree at the start."""
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
 
 
 __all__ = ["Engine", "EngineConfig", "Vocabulary", "build_engine"]

@@ -55,7 +55,7 @@ def load_drafter(
     length: int,
     rule: Rule = "coupled",
     factor: float = 1.0,
-    fan_out: int = 3,
+    budget: int = 12,
     floor_s: float = 0.0,
     kind: Kind = "bf16",
 ) -> ModelDrafter:
@@ -73,7 +73,7 @@ def load_drafter(
     config = LlamaConfig(**{**vars(config), "context": max(config.context, length)})
     model = Slowed(config, {name.removeprefix("model."): t for name, t in held.items()}, kind)
     model.floor_s = floor_s
-    return ModelDrafter(model, size, rows, length, ids, rule, factor, fan_out)
+    return ModelDrafter(model, size, rows, length, ids, rule, factor, budget)
 
 
 def load_vocabulary(path: Path) -> Vocabulary:

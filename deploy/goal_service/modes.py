@@ -1,4 +1,8 @@
-"""Which way to decode next: the one that has been fastest of late, with a look at the others now and then."""
+"""Which way to decode next: the one that has been fastest of late, with a look at the others now and then.
+
+A look is a few rounds: the first after a change of arm has to catch up (a drafter reads what was said, nothing is drafted ahead yet)
+and does not count, and at each look half of what was known before is forgotten, or all of it where that was far behind.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,12 @@ class _Record:
     tokens: float = 0.0
     seconds: float = 0.0
     tries: int = 0
-    last: int = 0
+    looked: int = 0
+    """Round in which the last look began."""
+
+    def forget(self, kept: float) -> None:
+        """Keep a part of what was measured, and try again."""
+        self.tokens, self.seconds, self.tries = kept * self.tokens, kept * self.seconds, 0
 
 
 @dataclass
@@ -26,11 +35,13 @@ class Chooser:
     arms: Sequence[Arm]
     first: int = 4
     """Tries of each arm before any is preferred."""
-    again: int = 150
-    """Rounds after which an arm that was not the best is tried once more."""
+    again: int = 250
+    """Rounds from one look at an arm that is not the best to one at the next."""
     memory: float = 0.99
     _records: dict[tuple[int, Arm], _Record] = field(default_factory=dict)
     _round: int = 0
+    _last: dict[int, Arm] = field(default_factory=dict)
+    """The arm of the round before, of as many texts."""
 
     def choose(self, rows: int, allowed: Sequence[Mode] = ("ar", "sd", "ssd")) -> Arm:
         """Return the arm for the next round of so many texts."""
@@ -41,17 +52,28 @@ class Chooser:
             if record.tries < self.first:
                 return arm
         best = max(arms, key=lambda arm: self._rate(found[arm]))
-        oldest = min(arms, key=lambda arm: found[arm].last)
-        stale = self._round - found[oldest].last > self.again * len(arms)
-        close = self._rate(found[oldest]) > 0.5 * self._rate(found[best])
-        return oldest if stale and close else best
+        found[best].looked = self._round
+        stale = max(arms, key=lambda arm: self._overdue(found[arm], self._rate(found[best])))
+        if self._overdue(found[stale], self._rate(found[best])) <= self.again * len(arms):
+            return best
+        found[stale].forget(0.5 if self._close(found[stale], self._rate(found[best])) else 0.0)
+        found[stale].looked = self._round
+        return stale
 
-    def note(self, arm: Arm, rows: int, tokens: int, seconds: float) -> None:
-        """Take in what a round took."""
-        record = self._records.setdefault((_size(rows), arm), _Record())
+    def _overdue(self, record: _Record, best: float) -> float:
+        """Return the rounds since the last look, fewer for what was far behind."""
+        return (self._round - record.looked) * (1.0 if self._close(record, best) else 0.25)
+
+    def _close(self, record: _Record, best: float) -> bool:
+        return self._rate(record) > 0.5 * best
+
+    def note(self, arm: Arm, rows: int, tokens: int, seconds: float, usual: bool = True) -> None:
+        """Take in what a round took; `usual`: it was a round like any other, and its time counts."""
+        size = _size(rows)
+        record = self._records.setdefault((size, arm), _Record())
         record.tries += 1
-        record.last = self._round
-        if record.tries > 1:  # the first has to catch up
+        changed, self._last[size] = self._last.get(size) != arm, arm
+        if usual and (not changed or arm[0] == "ar"):
             record.tokens = self.memory * record.tokens + tokens
             record.seconds = self.memory * record.seconds + seconds
 

@@ -89,7 +89,9 @@ class Decoder:
 
     def draft(self, rows: Sequence[Row], mode: Mode, lookahead: int) -> list[Proposal]:
         """Return a draft for each, no longer than what may still be said."""
-        if mode == "ar" or not lookahead or not any(self._room(row) for row in rows):
+        rooms = [row.draftee.room(row.limit) for row in rows]
+        lookahead = min(lookahead, max(rooms, default=0))
+        if mode == "ar" or not lookahead:
             return [Proposal() for _ in rows]
         who = [row.draftee for row in rows]
         if mode == "ssd" and self.ahead is not None:
@@ -101,11 +103,7 @@ class Decoder:
                 made = self.drafter.propose([who[i] for i in plain], lookahead)
                 for i, draft in zip(plain, made, strict=True):
                     drafts[i] = draft
-        return [_cut(draft, self._room(row)) for row, draft in zip(rows, drafts, strict=True)]
-
-    def _room(self, row: Row) -> int:
-        left = row.ticket.sampling.max_tokens - row.draftee.said
-        return max(0, min(left, self.cache.length - len(row.tokens)) - 1)
+        return [draft.cut(room) for draft, room in zip(drafts, rooms, strict=True)]
 
     def verify(
         self, reading: Sequence[Row], writing: Sequence[Row], drafts: Sequence[Proposal]
@@ -142,9 +140,3 @@ class Decoder:
 def _span(row: Row, count: int) -> Span:
     slots = torch.arange(row.computed, row.computed + count)
     return Span(row.index, slots, slots)
-
-
-def _cut(draft: Proposal, count: int) -> Proposal:
-    if len(draft.tokens) <= count:
-        return draft
-    return Proposal(draft.tokens[:count], draft.forced[:count], draft.scores[:count], draft.source, draft.hit)

@@ -138,8 +138,10 @@ class Row:
         shown = self.text.add(self.vocabulary.bytes_of(token))
         self.ticket.tell(self._event(token, shown, logits_V))
         matcher = self.draftee.matcher
-        if self.text.stopped or (matcher is not None and matcher.ended):
+        if self.text.stopped:
             self.ended = "stop"
+        elif matcher is not None and matcher.ended:
+            self.ended, self.message = ("length" if matcher.error else "stop"), matcher.error
         elif self.draftee.said >= self.ticket.sampling.max_tokens or len(self.tokens) >= self.limit:
             self.ended = "length"
 

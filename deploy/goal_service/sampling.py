@@ -19,6 +19,8 @@ from torch import Tensor
 from deploy.goal_service.requests import Sampling
 
 Rule = Literal["coupled", "ratio"]
+COLDEST = 1e-6
+"""Temperatures below are as good as this one; by theirs, logits would become infinite."""
 TOKEN, DRAFT, ACCEPT, RESIDUAL = range(4)
 """Purposes of a draw."""
 KEPT = 64
@@ -32,7 +34,7 @@ def scores(logits_V: Tensor, sampling: Sampling, allowed_V: Tensor | None = None
     z_V = logits_V if allowed_V is None else logits_V.masked_fill(~allowed_V, -torch.inf)
     if sampling.temperature == 0:
         return one_hot(int(z_V.argmax()), len(z_V))
-    z_V = z_V / sampling.temperature
+    z_V = z_V / max(sampling.temperature, COLDEST)
     if sampling.top_k and sampling.top_k < len(z_V):
         z_V = z_V.masked_fill(z_V < z_V.topk(sampling.top_k).values[-1], -torch.inf)
     if sampling.top_p < 1:
@@ -102,9 +104,12 @@ def acceptance(target_V: Tensor, draft_V: Tensor, token: int) -> float:
 
 
 def residual(target_V: Tensor, draft_V: Tensor) -> Tensor:
-    """Return the log-weights to draw from after a rejection: those of max(p - q, 0)."""
+    """Return the log-weights to draw from after a rejection: those of max(p - q, 0).
+
+    Where both are the same, only rounding can have rejected, and nothing is left: then those of the target.
+    """
     left_V = (target_V.softmax(0) - draft_V.softmax(0)).clamp(min=0.0)
-    return left_V.log()
+    return left_V.log() if bool(left_V.any()) else target_V
 
 
 def saguaro(scores_V: Tensor, fan_out: int, factor: float) -> Tensor:
