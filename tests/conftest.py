@@ -18,9 +18,20 @@ def injected(request):
     return count
 
 
+@pytest.fixture
+def compared(request):
+    """Count texts that were decoded in one way and compared with one by one."""
+    return lambda texts: request.node.user_properties.append(("compared", texts))
+
+
 def pytest_terminal_summary(terminalreporter):
     reports = [r for group in terminalreporter.stats.values() for r in group if getattr(r, "when", "") == "call"]
-    rows = [value for report in reports for name, value in report.user_properties if name == "injected"]
+    told = [pair for report in reports for pair in report.user_properties]
+    texts = [value for name, value in told if name == "compared"]
+    if texts:
+        said = f"{len(texts)} combinations of mode, drafter, lookahead and sampling, {sum(texts)} texts as one by one"
+        terminalreporter.write_line(f"lossless decoding: {said}")
+    rows = [value for name, value in told if name == "injected"]
     if rows:
         faults, commands, violations = map(sum, zip(*rows, strict=True))
         said = f"{faults} faults tried, {commands} commands seen by the plant, {violations} violations"

@@ -31,11 +31,12 @@ WAYS = [("ngram", {}), ("sd", {})] + [
 
 @pytest.mark.parametrize("asked", ASKED, ids=str)
 @pytest.mark.parametrize(("mode", "how"), WAYS, ids=str)
-def test_every_way_of_drafting_writes_what_would_be_written_one_by_one(models, asked, mode, how):
+def test_every_way_of_drafting_writes_what_would_be_written_one_by_one(models, compared, asked, mode, how):
     alone = [write(models, [p], [s])[0][0] for p, s in zip(PROMPTS, samplings(asked), strict=True)]
     for lookahead in (1, 3, 6):
         together, made = write(models, PROMPTS, samplings(asked), mode, lookahead, **how)
         assert together == alone
+        compared(len(together))
         if mode == "ssd":
             assert sum(row.counts.hits for row in made) > 0
         assert sum(row.counts.accepted for row in made) > 0
