@@ -49,12 +49,13 @@ WORLDS: dict[str, tuple[str, tuple[tuple[int, int], ...]]] = {
 """Of each preset the data set that starts and goals are from, and how far these are apart, with the steps that may be taken."""
 RANDOM, CLONING, PUBLISHED = "random actions", "goal-conditioned cloning", "as published: the whole plan, then another"
 PLANNERS: dict[str, dict[str, Any]] = {
-    "squared latent distance": {},
-    "time between latents": {"distance": "temporal"},
+    "squared latent distance": {"distance": "squared"},
+    "time between latents": {},
     "inverse dynamics, no search": {"amortised": True, "method": Ssr(), "samples": 1},
-    "inverse dynamics, then search": {"amortised": True, "distance": "temporal"},
-    "at the end of a plan": {"arrive": "end"},
+    "inverse dynamics, then search": {"amortised": True},
+    "at the end of a plan": {"distance": "squared", "arrive": "end"},
     PUBLISHED: {
+        "distance": "squared",
         "arrive": "end",
         "samples": 300,
         "init_std": 1.0,

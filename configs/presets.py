@@ -77,7 +77,7 @@ _ROOMS = RunConfig(
     preset="lewm-tworoom-small",
     robot="tworoom",
     limits=LIMITS["tworoom"],
-    agent=LatentConfig(init_std=0.85),  # as widely as what it has learned from was moved
+    agent=LatentConfig(init_std=0.85, distance="temporal"),  # as widely as what it has learned from was moved
     plan_every=5,  # one block of its model
     episode_steps=50,
     adapt=False,
@@ -90,7 +90,7 @@ _TEE = replace(
     preset="lewm-pusht-small",
     robot="pusht",
     limits=LIMITS["pusht"],
-    agent=LatentConfig(checkpoint=Path("checkpoints/lewm-pusht-small"), init_std=0.35),
+    agent=LatentConfig(checkpoint=Path("checkpoints/lewm-pusht-small"), init_std=0.35, distance="temporal"),
 )
 
 _HAND = replace(
@@ -98,7 +98,7 @@ _HAND = replace(
     preset="lewm-cube-small",
     robot="cube",
     limits=LIMITS["cube"],
-    agent=LatentConfig(checkpoint=Path("checkpoints/lewm-cube-small")),
+    agent=LatentConfig(checkpoint=Path("checkpoints/lewm-cube-small"), distance="temporal"),
 )
 
 _DM_WALKER = RunConfig(
