@@ -24,7 +24,6 @@ from configs.models import LATENT_MODELS
 from configs.presets import PRESETS
 from deploy.config import RunConfig
 from deploy.evaluate import run_episode
-from deploy.guard import GuardConfig
 from deploy.machine import ROOT
 from deploy.session import env_seed
 from deploy.watch import made_with
@@ -63,7 +62,6 @@ PLANNERS: dict[str, dict[str, Any]] = {
     },
 }
 """How each differs from its preset. The published one is followed to its end (25 steps), and its time is not charged."""
-PATIENT = GuardConfig(no_plan_s=1e3, plan_age_s=1e3)
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class Trial:
         agent = replace(base.agent, **PLANNERS.get(self.arm, {}))
         if self.arm == PUBLISHED:
             steps = agent.horizon * LATENT_MODELS[self.preset].jepa.jepa.block
-            base = replace(base, plan_every=steps, guard=PATIENT)
+            base = replace(base, plan_every=steps, guard=replace(base.guard, no_plan_s=1e3, plan_age_s=1e3))
         goals = self.data / WORLDS[self.preset][0]
         own = {"episode_steps": self.budget, "offset": self.offset, "goals_from": goals, "max_episodes": 1}
         return replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from agents.latent import LatentConfig
 from agents.learned import LearnedConfig
 from configs.limits import LIMITS
 from deploy.config import RunConfig
+from deploy.guard import GuardConfig
 from planners.cem import Cem
 
 _LINEAR = RunConfig(
@@ -79,7 +81,8 @@ _ROOMS = RunConfig(
     limits=LIMITS["tworoom"],
     agent=LatentConfig(init_std=0.85, distance="temporal"),  # as widely as what it has learned from was moved
     plan_every=5,  # one block of its model
-    episode_steps=50,
+    guard=GuardConfig(frozen_s=math.inf),  # who pushes against a wall stands still, to the last bit
+    episode_steps=150,
     adapt=False,
     control_arm=False,
     max_episodes=10,
