@@ -85,23 +85,7 @@ def test_most_of_a_goal_is_forced(factory, vocabulary):
     assert len(forced) > len(tokens) / 3
 
 
-def test_rolling_back_gives_the_same_masks(factory):
-    matcher = factory.matcher(WORDS)
-    tokens, _ = walk(factory.matcher(WORDS), random.Random(3), look=False)
-    masks = []
-    for token in tokens:
-        masks.append(allowed(matcher))
-        assert matcher.accept(token)
-    for n in (1, 2, len(tokens)):
-        matcher.rollback(n)
-        assert allowed(matcher) == masks[len(tokens) - n]
-        assert matcher.accept(tokens[len(tokens) - n])
-        matcher.rollback(1)
-        for token in tokens[len(tokens) - n :]:
-            assert matcher.accept(token)
-
-
-def test_the_end_may_come_where_the_grammar_ends_and_is_rolled_back_like_a_token(factory, vocabulary):
+def test_the_end_may_come_where_the_grammar_ends(factory, vocabulary):
     matcher = factory.matcher(WORDS)
     assert not matcher.accept(2)
     for token in vocabulary.encode("walk fast"):
@@ -110,13 +94,6 @@ def test_the_end_may_come_where_the_grammar_ends_and_is_rolled_back_like_a_token
     assert matcher.mask()[2]
     assert not matcher.ended
     assert matcher.accept(2)
-    assert matcher.ended
-    assert allowed(matcher) == [2]
-    matcher.rollback(2)
-    assert vocabulary.decode(allowed(matcher)[:1]).strip() != ""
-    assert not matcher.mask()[2]
-    for token in vocabulary.encode(" fast and stop")[-3:]:
-        assert matcher.accept(token)
     assert matcher.ended
     assert allowed(matcher) == [2]
     assert matcher.forced() == []

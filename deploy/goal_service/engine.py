@@ -29,7 +29,6 @@ from deploy.goal_service.requests import Busy, Finished, Mode, Sampling, Ticket,
 from deploy.goal_service.rounds import Decoder
 from deploy.goal_service.rows import Row
 from deploy.goal_service.sampling import Rule, SeededDice
-from deploy.goal_service.vocabulary import Vocabulary
 from deploy.goal_service.weights import load_weights, packaged_model
 
 _log = logging.getLogger(__name__)
@@ -389,6 +388,3 @@ def build_engine(cfg: EngineConfig) -> Engine:
 
 def _nothing(ticket: Ticket) -> Timings:
     return Timings(len(ticket.prompt), 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, "ar")
-
-
-__all__ = ["Engine", "EngineConfig", "Vocabulary", "build_engine"]

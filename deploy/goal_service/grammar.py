@@ -38,9 +38,9 @@ class _Tokens:
 
 
 class Matcher:
-    """How far a text has got in a grammar. Ends of text count as tokens: what was accepted can be rolled back, one for one."""
+    """How far a text has got in a grammar."""
 
-    def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary, over: int = 0, telling: bool = True) -> None:
+    def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary, over: bool = False, telling: bool = True) -> None:
         """`telling`: it says what is forced; otherwise only the mask shows it."""
         self._matcher, self._vocabulary, self._over, self._telling = matcher, vocabulary, over, telling
 
@@ -50,7 +50,7 @@ class Matcher:
         if not self.ended:
             bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
             allowed = torch.from_numpy(np.unpackbits(bits, count=len(allowed), bitorder="little")).bool()
-        allowed[list(self._vocabulary.eos)] = self._over > 0 or self._matcher.is_accepting()
+        allowed[list(self._vocabulary.eos)] = self._over or self._matcher.is_accepting()
         return allowed
 
     def forced(self) -> list[int]:
@@ -60,17 +60,9 @@ class Matcher:
     def accept(self, token: int) -> bool:
         """Go on by a token; False, and nothing is changed, where it is not allowed."""
         if token in self._vocabulary.eos:
-            may = self._over > 0 or self._matcher.is_accepting()
-            self._over += may
-            return may
+            self._over = self._over or self._matcher.is_accepting()
+            return self._over
         return not self.ended and self._matcher.try_consume_tokens([token]) == 1
-
-    def rollback(self, n: int) -> None:
-        """Go back by the last n accepted tokens."""
-        ends = min(n, self._over)
-        self._over -= ends
-        if n > ends and not self._matcher.rollback(n - ends):
-            raise ValueError(f"cannot go back by {n} tokens: {self._matcher.get_error()}")
 
     def copy(self) -> Matcher:
         """Return another that has got as far."""
@@ -79,7 +71,7 @@ class Matcher:
     @property
     def ended(self) -> bool:
         """Whether nothing more may come but an end of text."""
-        return self._over > 0 or self._matcher.is_stopped()
+        return self._over or self._matcher.is_stopped()
 
     @property
     def error(self) -> str:

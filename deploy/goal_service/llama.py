@@ -118,10 +118,6 @@ class Cache:
         """Copy the first `length` slots of a row to another."""
         self.kv[:, to_row, :length] = self.kv[:, from_row, :length]
 
-    def move(self, row: int, from_slots: Tensor, to_slots: Tensor) -> None:
-        """Copy slots of a row to others of it: a branch that was accepted, to where it belongs."""
-        self.kv[:, row, to_slots] = self.kv[:, row, from_slots]
-
 
 @dataclass
 class Span:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -64,8 +63,3 @@ def fan_out(acceptance: float, lookahead: int, budget: int, decay: float = 1.0) 
         room = [k for k in range(len(found)) if step > 0 or found[k] > 1]
         found[max(room, key=lambda k: step * (exact[k] - found[k]))] += step
     return tuple(found)
-
-
-def best_lookahead(acceptance: float, verify: Sequence[float], draft: Sequence[float]) -> int:
-    """Return the lookahead with the most tokens per second; `verify[k]` and `draft[k]` are the seconds for k drafted tokens."""
-    return max(range(len(verify)), key=lambda k: tokens_per_round(acceptance, k) / (verify[k] + draft[k]))
