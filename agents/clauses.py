@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,6 +80,14 @@ class Marks:
         self._left = [mark for mark in self._left if mark not in found]
         return found[0] if found else None
 
+    def agreed(self, letters: str) -> Mark | None:
+        """Take all marks that have any of these letters and mean the same. Raises NotSure if they do not."""
+        found = [mark for mark in self._left if mark.letter in letters]
+        if len({mark.value for mark in found}) > 1:
+            raise NotSure("one way, and the other")
+        self._left = [mark for mark in self._left if mark not in found]
+        return found[0] if found else None
+
     def degree(self) -> int:
         """Take how much, -1 (a little), 0 or 1 (much)."""
         found = self.one("d")
@@ -105,7 +114,7 @@ def _number(quantity: Mark, sign: float = 0.0) -> float:
 
 def _speed(part: Part, marks: Sequence[Mark]) -> None:
     it = Marks(marks)
-    gait, manner, named, said = it.one("g"), it.one("m"), it.one("S"), it.one("vn")
+    gait, manner, named, said = it.agreed("g"), it.one("m"), it.one("S"), it.one("vn")
     back = any(mark.letter == "b" and mark.value for mark in marks)
     sign, much = it.sign(), it.degree()
     it.end("T")
@@ -128,7 +137,7 @@ def _speed(part: Part, marks: Sequence[Mark]) -> None:
 
 def _faster(part: Part, marks: Sequence[Mark]) -> None:
     it = Marks(marks)
-    how, times, said = it.one("rRIM"), it.one("x"), it.one("v")
+    how, times, said = it.agreed("rRIM"), it.one("x"), it.one("v")
     by, to, sign, much = it.one("B"), it.one("T"), it.sign(), it.degree()
     it.end("gS")
     if to is not None and said is not None and how is not None:
@@ -159,7 +168,7 @@ def _faster(part: Part, marks: Sequence[Mark]) -> None:
 
 def _height(part: Part, marks: Sequence[Mark]) -> None:
     it = Marks(marks)
-    how, posture, named, said = it.one("RIu"), it.one("c"), it.one("H"), it.one("ln")
+    how, posture, named, said = it.agreed("RIu"), it.one("c"), it.one("H"), it.one("ln")
     by, to, much = it.one("B"), it.one("T"), it.degree()
     it.end("Mk")
     if said is not None and posture is not None and re.search("l.*c", it.letters) and posture.value[:4] != "tall":
@@ -178,9 +187,9 @@ def _height(part: Part, marks: Sequence[Mark]) -> None:
             raise NotSure("how high?")
         part.ask("height", _number(said))
         part.keeps = how is not None and bool(part.before)
-    elif by is not None or to is not None:
+    elif by is not None or (to is not None and posture is None):
         raise NotSure("how high?")
-    elif posture is not None and how is None:
+    elif posture is not None and (how is None or to is not None or posture.value == "normal"):
         name, most = posture.value.rstrip("!"), posture.value.endswith("!")
         part.ask("height", HEIGHTS[name][2 if most else much + 1])
     elif how is not None and posture is None:
@@ -196,16 +205,18 @@ def _height(part: Part, marks: Sequence[Mark]) -> None:
 def _lean(part: Part, marks: Sequence[Mark]) -> None:
     it = Marks(marks)
     lean, upright, said = it.one("LP"), it.one("U"), it.one("an")
-    more, to, by, sign, much = it.one("M"), it.one("T"), it.one("B"), it.sign(), it.degree()
+    more, to, by, sign, much = it.agreed("MI"), it.one("T"), it.one("B"), it.sign(), it.degree()
     it.end("k")
     if upright is not None:
         if said is not None or more is not None or sign or much:
             raise NotSure("upright, and how far?")
         part.ask("pitch", 0.0)
     elif more is not None:
-        if said is not None or not sign:
+        now = part.now("pitch")
+        if not (sign or now) or to is not None or (said is not None and (said.letter == "n" or much)):
             raise NotSure("which way?")
-        part.change("pitch", sign * more.value * FURTHER[much + 1], False)
+        step = FURTHER[much + 1] if said is None else _number(said, 1.0)
+        part.change("pitch", (sign or math.copysign(1.0, now)) * more.value * step, said is not None)
     elif said is not None:
         signed = sign or (lean is not None and lean.letter == "P") or said.value.value < 0
         if (said.letter == "n" and (lean is None or lean.letter != "P")) or not signed or much:
@@ -296,8 +307,8 @@ _PATTERNS = {
     "stand": r"ZT?(?:l|d?c(?:T?l)?|lc|Hl)?",
     "still": r"s+",
     "faster": r"(?=[gbfdSTBvIRM]*[rx]|I[ST]|[RM]S)(?:[gbfdSrxIRM]|B?v|Tv)+",
-    "height": r"(?=[dITBlku]*(?:[cRH]|[ku]T?B?l|lu|uk))(?:[dcRku]|I(?=T?[Hk])|H(?:T?n)?|[TB]?l|(?<=[dR])M)+",
-    "lean": r"(?=[dTBbfMk]*[LPUa])(?:[LUMbfdak]|T[a]|Ba|P(?:T?n)?)+",
+    "height": r"(?=[dITBlku]*(?:[cRH]|[ku]T?B?l|lu|uk))(?:[dRku]|T?c|I(?=T?[Hk])|H(?:T?n)?|[TB]?l|(?<=[dR])M)+",
+    "lean": r"(?=[dTBbfMIk]*[LPUa])(?:[LUMIbfdak]|T[a]|Ba|P(?:T?n)?)+",
     "speed": r"(?:[gbfS]|d?m|T?v|(?<=S)T?n)+",
     "effort": r"d?e",
     "keep": r"K",

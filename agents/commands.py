@@ -6,6 +6,7 @@ agents/lexicon.py and quantities: v speed, l length, a angle, t time, n a number
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,11 +79,13 @@ def _settled(marks: Sequence[Mark]) -> Iterator[Mark]:
     marks = [mark for mark in marks if mark.letter != "_"]
     for n, mark in enumerate(marks):
         after = marks[n + 1].letter if n + 1 < len(marks) else ""
+        if mark.letter in "rm" and re.match("T[gs]", "".join(m.letter for m in marks[n + 1 : n + 3])):
+            continue  # "slow down to a walk": the walk counts
         if mark.letter == "i":
             if after == "t":
                 yield Mark("A", "", mark.start, mark.end)
         elif mark.letter in "@T":
-            if after in ("v", "l", "a", "n"):
+            if after in ("v", "l", "a", "n") or (mark.letter == "T" and after == "c"):
                 yield Mark("T", "", mark.start, mark.end)
         elif not (mark.letter == after == "c" and mark.value.rstrip("!") == marks[n + 1].value.rstrip("!")):
             yield mark  # "crouch low" says the same twice
@@ -161,7 +164,17 @@ class _Sentence:
         if (delay := re.search(r"At", letters)) is not None:
             marks = self._delayed(marks, delay.start())
             letters = "".join(mark.letter for mark in marks)
-        part, i = Part(self.robot, self._before()), 0
+        part = Part(self.robot, self._before())
+        for name, some in _folded(list(self._clauses(marks, letters))):
+            kept = part.keeps and not part.terms
+            if part.duration_s is not None and (kept or name == "lasts" or _KIND.get(name) in part.terms):
+                self.parts.append((part.whole(), part.duration_s))  # "walk for 5 s and stop" is two parts
+                part = Part(self.robot, self._before())
+            CLAUSES[name](part, some)
+        self.parts.append((part.whole(), part.duration_s))
+
+    def _clauses(self, marks: Sequence[Mark], letters: str) -> Iterator[tuple[str, Sequence[Mark]]]:
+        i = 0
         while i < len(marks):
             if letters[i] == "&":
                 i += 1
@@ -169,9 +182,10 @@ class _Sentence:
             clause = clause_of(letters, i, self.robot)
             if clause is None:
                 raise NotSure(f"did not understand {_said(self.heard, marks[i:])!r}")
-            CLAUSES[clause[0]](part, marks[i : clause[1]])
+            if clause[0] == "still" and letters[clause[1] : clause[1] + 1] in tuple("gcLbf"):
+                raise NotSure("stop what?")
+            yield clause[0], marks[i : clause[1]]
             i = clause[1]
-        self.parts.append((part.whole(), part.duration_s))
 
     def _delayed(self, marks: Sequence[Mark], at: int) -> Sequence[Mark]:
         """Take in "after 5 s": what comes before it in the part, or the part before, lasts so long; return what is left."""
@@ -193,6 +207,25 @@ def _said(heard: Heard, marks: Sequence[Mark]) -> str:
     return " ".join(heard.words[marks[0].start : marks[-1].end])[:60]
 
 
+_KIND = {"speed": "speed", "faster": "speed", "still": "speed", "stand": "speed", "height": "height", "lean": "pitch"}
+
+
+def _folded(clauses: list[tuple[str, Sequence[Mark]]]) -> list[tuple[str, Sequence[Mark]]]:
+    """Return the clauses of a part, those without a number in the one that has it: "2 km/h backwards, go", "crouch, at 1 m"."""
+    for name, bare, exact in (("speed", "gSbf", "TvnSgbf"), ("height", "ckd", "TukHlnc")):
+        same = [some for said, some in clauses if said == name]
+        with_number = [some for some in same if any(m.letter in "vln" for m in some)]
+        without = [some for some in same if some not in with_number and all(m.letter in bare for m in some)]
+        if len(with_number) != 1 or not without or any(m.letter not in exact for m in with_number[0]):
+            continue
+        whole = list(with_number[0])
+        for mark in [mark for some in without for mark in some]:
+            if mark.letter in "bf" and not any(m.letter == mark.letter for m in whole):
+                whole.append(mark)
+        clauses = [(said, whole if some is with_number[0] else some) for said, some in clauses if some not in without]
+    return clauses
+
+
 _MOTION = re.compile(r"(?<=[gmbf])&+(?=(?:[gbf]|d?m)+(?:&|$))")
 
 
@@ -202,9 +235,20 @@ def _joined(marks: Sequence[Mark]) -> Sequence[Mark]:
     for match in reversed(list(_MOTION.finditer(letters))):
         left, right = letters[: match.start()].rsplit("&", 1)[-1], letters[match.end() :].split("&", 1)[0]
         both = left + right
-        if set(left) <= set("gbfmd") and all(sum(map(both.count, some)) <= 1 for some in ("g", "m", "bf")):
+        verbs = sum(mark.letter == "g" or (mark.letter == "b" and bool(mark.value)) for mark in _around(marks, match))
+        if (
+            verbs < 2
+            and set(left) <= set("gbfmd")
+            and all(sum(map(both.count, some)) <= 1 for some in ("g", "m", "bf"))
+        ):
             marks = [*marks[: match.start()], *marks[match.end() :]]
     return marks
+
+
+def _around(marks: Sequence[Mark], match: re.Match[str]) -> Iterator[Mark]:
+    """Yield the marks between the commas on either side of a comma."""
+    for some in (reversed(marks[: match.start()]), marks[match.end() :]):
+        yield from itertools.takewhile(lambda mark: mark.letter != "&", some)
 
 
 def _segments(marks: Sequence[Mark]) -> Iterator[list[Mark]]:
@@ -218,8 +262,21 @@ def _segments(marks: Sequence[Mark]) -> Iterator[list[Mark]]:
             found.pop()
         while found and found[0].letter == "&":
             found.pop(0)
-        yield from _unfolded(found)
+        for some in _lasting(found):
+            yield from _unfolded(some)
         found = []
+
+
+def _lasting(marks: list[Mark]) -> Iterator[list[Mark]]:
+    """Yield the steps of "walk for 10 s, run for 5 s"; all of it, if it is one step."""
+    steps, letters = [[]], "".join(mark.letter for mark in marks)
+    for mark in marks:
+        if mark.letter == "&":
+            steps.append([])
+        else:
+            steps[-1].append(mark)
+    lasting = ["t" in (mark.letter for mark in step) for step in steps]
+    yield from steps if sum(lasting) > 1 and all(lasting[:-1]) and "A" not in letters and steps[-1] else [marks]
 
 
 def _unfolded(marks: list[Mark]) -> Iterator[list[Mark]]:

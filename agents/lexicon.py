@@ -4,7 +4,7 @@ Every phrase has a mark: one letter that says what part it plays, and what it is
 
     g gait   m manner   d degree   b, f backward, forward   s stop   Z stand   c posture   L lean   U upright   e effort
     S, H, P speed, height, pitch   r, R, u, I, M faster, higher, up, increase, more   x times   K as before   O, G home, reach
-    k torso   & and   > then   F for   A after   i in   @ at   B by   T to   _ nothing
+    k torso   N may be anything   & and   > then   F for   A after   i in   @ at   B by   T to   _ nothing
 """
 
 from __future__ import annotations
@@ -72,28 +72,29 @@ class Mark:
 LETTERS = """
 g creep: creep sneak inch tiptoe edge creeping sneaking inching tiptoeing edging shuffle
 g stroll: stroll amble saunter wander mosey ramble roam take_a_walk take_a_stroll
-g walk: walk walk_on walking walks step stepping stride striding pace take_steps tread pacing
+g walk: walk walk_on walking walks step stepping stride striding take_steps tread pacing
 g march: march marching
-g move: go going move moving travel proceed advance drive head press press_on set_off get_going get_moving
-    make_your_way head_out move_out advancing progress continue_on carry get_along come travelling traveling cruise
-    roll_on
+g move: go going move moving travel proceed advance drive head press press_on set_off get_going get_moving make_your_way
+    head_out move_out advancing progress continue_on carry get_along come travelling traveling cruise roll_on ease
 g jog: jog jog_on jogging trot trotting lope canter jogs
 g run: run run_on running gallop hop hopping rush race racing dash dashing charge
 g sprint: sprint sprinting
 m -2: snail's_pace as_slow_as_possible as_slowly_as_possible as_slow_as_you_can as_slowly_as_you_can minimum_speed
     at_a_crawl dead_slow barely ever_so_slowly
-m -1: slow slowly leisurely gently unhurriedly gingerly carefully low_speed take_your_time slow_pace easy calmly
-    relaxed unhurried lazily cautiously take_it_easy take_it_slow slow_speed at_leisure softly
+m -1: slow slowly leisurely gently unhurriedly gingerly carefully low_speed take_your_time slow_pace easy calmly relaxed
+    unhurried lazily cautiously take_it_easy take_it_slow slow_speed at_leisure softly nice_and_slow nice_and_slowly
+    nice_and_easy slow_and_steady slowly_but_surely
 m 0: normally moderately steadily normal_speed normal_pace moderate_speed moderate_pace medium_speed walking_pace
-    walking_speed medium normal moderate steady regular comfortable comfortably average_speed regular_pace
-    regular_speed usual_speed usual_pace
-m 1: fast quick quickly briskly brisk rapidly swiftly speedily hurriedly high_speed fast_pace hasty hastily speedy
-    rapid swift fast_speed quick_pace lively energetically
-m 2: flat out full_speed top_speed maximum_speed max_speed as_fast_as_possible as_fast_as_you_can
-    as_quickly_as_possible as_quickly_as_you_can full_throttle highest_speed fastest_speed full_tilt full_steam
-    full_steam_ahead full_power full_blast with_all_speed all_out
-d -1: slightly little bit tad touch somewhat a_little a_bit a_tad a_touch a_little_bit just_a_bit a_fraction
-    marginally faintly minimally gently_more
+    walking_speed medium normal moderate steady regular comfortable comfortably average_speed regular_pace regular_speed
+    usual_speed usual_pace back_to_normal_speed back_to_normal_pace back_to_a_normal_speed go_back_to_normal_speed
+    go_back_to_a_normal_speed return_to_normal_speed
+m 1: fast quick quickly briskly brisk rapidly swiftly speedily hurriedly high_speed fast_pace hasty hastily speedy rapid
+    swift fast_speed quick_pace lively energetically
+m 2: flat_out full_speed top_speed maximum_speed max_speed as_fast_as_possible as_fast_as_you_can as_quickly_as_possible
+    as_quickly_as_you_can full_throttle highest_speed fastest_speed full_tilt full_steam full_steam_ahead full_power
+    full_blast with_all_speed all_out
+d -1: slightly little bit tad touch somewhat a_little a_bit a_tad a_touch a_little_bit just_a_bit a_fraction marginally
+    faintly minimally gently_more
 d 1: much very lot considerably significantly deeply far deep way really a_lot all_the_way a_great_deal a_good_deal
     substantially lots
 b: back backward backwards rearward reverse in_reverse rearwards in_reverse_gear to_the_back to_the_rear
@@ -103,16 +104,17 @@ f: forward forwards ahead onward onwards straight_on to_the_front forth
 s: stop halt freeze wait pause standstill stand_still hold_still keep_still stop_moving stop_walking stop_running
     come_to_a_halt come_to_a_stop come_to_rest stay_put stay_still stay_there stay_here stay_where_you_are do_not_move
     don't_move stand_where_you_are stop_where_you_are hold_it stand_there remain_still stopping halting waiting
-    stop_completely to_a_halt to_a_stop to_a_standstill to_rest cease cease_moving cease_walking cease_all_motion
-    cease_motion motionless no_speed zero_speed rest stop_dead do_nothing don't_walk stopped halted
+    hold_position hold_your_position slow_down_and_stop slow_to_a_stop slow_down_to_a_stop ease_to_a_stop slow_to_a_halt
+    stay_in_position stop_completely to_a_halt to_a_stop to_a_standstill to_rest cease cease_moving cease_walking
+    cease_all_motion cease_motion motionless no_speed zero_speed rest stop_dead do_nothing don't_walk stopped halted
     come_to_a_standstill immobile stop_there
 Z: stand standing
-S: speed velocity forward_speed walking_speed_of
+S: speed velocity pace forward_speed walking_speed_of
 H: height torso_height body_height hip_height
 P: pitch torso_pitch
-c crouch: crouch crouched crouching squat squatting duck ducking hunker crouch_down squat_down duck_down hunker_down
-    hunch_down bend_your_knees get_low stay_low keep_low low get_down stay_down down_low in_a_crouch a_crouch
-    crouched_down hunch stoop stooped hunched hunkered squatted make_yourself_small small in_a_squat
+c crouch: crouch duck_under crouched crouching squat squatting duck ducking hunker crouch_down squat_down duck_down
+    hunker_down hunch_down bend_your_knees get_low stay_low keep_low low get_down stay_down down_low in_a_crouch
+    a_crouch crouched_down hunch stoop stooped hunched hunkered squatted make_yourself_small small in_a_squat
     in_a_crouching_position crouching_position stand_low knees_bent bent_knees bend_the_knees low_stance low_posture
     go_low a_squat
 c crouch!: as_low_as_possible as_low_as_you_can lowest
@@ -122,69 +124,73 @@ c tall!: as_tall_as_possible as_tall_as_you_can as_high_as_possible as_high_as_y
     stretch_fully
 c normal: stand_up get_up straighten_up normal_height standing_height usual_height get_back_up stand_back_up rise_up
     stand_up_again stand_up_straight stand_upright_again normal_stance default_height regular_height normal_posture
-    back_to_normal_height
-r 1: faster quicker accelerate hurry speed_up more_speed pick_up_speed pick_up_the_pace hurry_up more_quickly
-    step_on_it go_up_in_speed too_slow too_slowly quicken hasten get_a_move_on faster_pace more_pace more_speedily
-    put_on_speed
+    back_to_normal_height stop_crouching stop_squatting stop_ducking
+r 1: faster quicker accelerate hurry speed_up more_speed pick_up_speed pick_up_the_pace hurry_up more_quickly step_on_it
+    go_up_in_speed too_slow too_slowly quicken hasten get_a_move_on faster_pace more_pace more_speedily put_on_speed
 r -1: slower decelerate slow_down less_speed more_slowly ease_off brake slow_it_down less_fast too_fast too_quick
     too_quickly slacken slower_pace ease_up go_easy less_quickly back_off_the_speed slow_up
 R 1: higher taller raise rise lift go_up come_up move_up rise_by too_low elevate elevated move_upwards upward upwards
-    ascend get_higher get_taller heighten
+    ascend rise_back rise_back_up come_back_up get_higher get_taller heighten
 R -1: lower drop sink descend go_down come_down move_down get_lower lower_down too_high too_tall lowering deeper dip
-    downward downwards move_downwards get_down_lower shorter
+    downward downwards move_downwards get_down_lower shorter go_back_down come_back_down
 u 1: up
 u -1: down
 I 1: increase add more gain add_some extra boost
 I -1: reduce decrease cut lessen take_off decreasing reducing shave_off drop_off
 x 2: twice double doubled twice_as_fast two_times double_time two_fold
 x 0.5: halve halved half_as_fast half_your_speed half_the_speed half_your_current_speed half_that_speed
-    half_of_your_speed half_speed slower_by_half
+    half_of_your_speed half_speed slower_by_half cut_your_speed_in_half cut_the_speed_in_half cut_speed_in_half
 x 3: triple three_times_as_fast three_times
 M 1: further farther
 M -1: less
 L: lean leaning tilt tilting incline inclined bend bending leaned tip bend_over leans slant slanted bow bowing
-U: upright vertical straight_up sit_up_straight back_straight no_lean straighten_your_torso straighten_your_body level
-    upright_posture straight_back without_leaning stop_leaning
+U: upright straighten_your_back vertical straight_up sit_up_straight back_straight no_lean straighten_your_torso
+    straighten_your_body level upright_posture straight_back without_leaning stop_leaning
 e: efficiently economically frugally save_energy save_power saving_energy save_battery saving_power conserve_energy
     spend_less little_effort less_effort use_less_energy use_less_power with_little_effort low_effort energy_saving
     spare_the_motors go_easy_on_the_motors spare_your_motors spend_less_effort spend_less_energy save_your_energy
     saving_your_energy spare_energy be_economical economical energy_efficient energy_efficiently energy_efficient_way
-    efficient sparingly use_little_energy use_little_power easy_on_the_motors energy_saving_mode eco_mode
-    gentle_on_the_motors
+    energy_saving_way efficient sparingly use_little_energy use_little_power easy_on_the_motors energy_saving_mode
+    eco_mode gentle_on_the_motors easy_on_the_battery take_it_easy_on_the_motors take_it_easy_on_the_battery
 K: continue keep_going carry_on same_speed same_pace keep_it_up keep_the_speed keep_your_speed keep_the_pace
-    keep_this_speed keep_walking keep_running keep_moving also additionally in_addition as_well as_you_are
-    at_this_speed keep_that_speed your_current_speed keep_doing_that at_the_same_speed maintain_speed
-    maintain_your_speed hold_your_speed hold_speed hold_this_speed hold_the_speed maintain_pace at_this_pace
-    at_your_current_speed unchanged_speed stay_at_this_speed without_changing_speed keep_on
-&: and , . ; : ! while but plus with whilst & at_the_same_time ?
+    keep_this_speed keep_walking keep_running keep_moving also additionally in_addition as_well as_you_are at_this_speed
+    keep_that_speed your_current_speed keep_doing_that at_the_same_speed maintain_speed maintain_your_speed
+    hold_your_speed hold_speed hold_this_speed hold_the_speed maintain_pace at_this_pace at_your_current_speed
+    unchanged_speed stay_at_this_speed without_changing_speed keep_on
+&: and , . ; : ! - while but plus with whilst & at_the_same_time ?
 >: then afterwards afterward subsequently finally lastly later next thereafter and_then after_that after_which
     followed_by before when_done once_done and_finally once_you_are_there and_afterwards and_after_that
-    when_you_are_there when_that_is_over after_this once_that_is_over later_on and_next after_which_you
-    upon_completion and_later thereupon then_later when_that_is_done once_that_is_done
-F: for during for_the_next for_another for_about for_at_least lasting for_a_total_of over_the_next for_exactly
-    for_a_duration_of for_roughly for_around
+    when_you_are_there when_that_is_over after_this once_that_is_over later_on and_next after_which_you step_two
+    step_three step_four second_step third_step secondly thirdly upon_completion and_later thereupon then_later
+    when_that_is_done once_that_is_done
+F: hold_it_for hold_that_for keep_it_for keep_that_for for during for_the_next for_another for_about for_at_least
+    lasting for_a_total_of over_the_next for_exactly for_a_duration_of for_roughly for_around
 A: after
 i: in
 @: at
 B: by
-T: to
+T: to into rise_up_to stand_up_to get_up_to
 O: home go_home home_position rest_position go_to_your_home_position
 G: reach reach_for reach_out_to move_to go_to
 x -1: other_way opposite_direction reverse_direction reverse_your_direction reverse_the_direction change_direction
     opposite_way
+N: back_to_normal return_to_normal go_back_to_normal come_back
 _: if_you_can if_you_please if_possible when_you_can at_once right_now right_there right_away for_me for_now
-    if_you_would if_you_could as_soon_as_you_can please_do in_place do_that on_the_spot right_here at_ease
+    if_you_would if_you_could as_soon_as_you_can please_do in_place do_that on_the_spot right_here at_ease some_more
+    step_one next_up no_need_to_hurry break_into break_into_a fall_into fall_into_a settle_into settle_into_a switch_to
+    switch_to_a change_to change_to_a go_into go_into_a get_into get_into_a go_back_to move_into move_into_a return_to
+    return_to_your would_you_mind back_to back_to_your
 k: torso body trunk hips chest back_and_torso upper_body
 """
 ARM = "OG"
 _FILLERS = (
-    "please kindly now the a an of your you robot ok okay hey hi could can would will should i me my want need like let's "
-    "lets let us just so it is be do it's that this legs knees from floor ground above off keep keeping hold holding "
-    "maintain stay staying remain start starting begin beginning first firstly set make take get put give have on about "
-    "around roughly approximately approx some again there here thanks thank cheers mate buddy target goal right alright "
-    "well yes sir use using position yourself as feel free try onto into toward towards i'd i'll straight along pose "
-    "posture stance bring does did are you're that's thats enough who which walker hopper cheetah halfcheetah doing "
-    "having keeps gear mode total exactly"
+    "please kindly now the a an of your you robot ok okay hey hi could can would will should i me my want need like "
+    "let's lets let us just so it is be do it's that this legs knees from floor ground above off keep keeping hold "
+    "holding maintain stay staying remain think may might new present current firstly start starting begin beginning "
+    "first firstly set make take get put give have on about around roughly approximately approx some again there here "
+    "thanks thank cheers mate buddy target goal right alright well yes sir use using position yourself as feel free "
+    "try onto toward towards i'd i'll straight along pose posture stance bring does did are you're that's thats "
+    "enough who which walker hopper cheetah halfcheetah doing having keeps even gear mode total exactly"
 )
 FILLERS = frozenset(_FILLERS.split())
 """Words that change nothing."""
@@ -225,14 +231,14 @@ def phrase_at(words: Sequence[str], i: int, arm: bool = False) -> Mark | None:
 
 
 def spelled(word: str) -> str:
-    """Return the one known word that a word is, but for one typing error; itself, where there is none or more than one.
+    """Return the one known word that a word is, but for one typing error; itself, where there is none or several that matter.
 
     Short words are too much alike for that.
     """
     if word in WORDS or len(word) < 4 or not word.isalpha():
         return word
     found = {known for known in WORDS if abs(len(known) - len(word)) < 2 and len(known) > 3 and _slip(word, known)}
-    return found.pop() if len(found) == 1 else word
+    return min(found) if len(found) == 1 or (found and found <= FILLERS) else word
 
 
 def _slip(word: str, meant: str) -> bool:

@@ -22,9 +22,10 @@ FRACTIONS = {
 
 
 def words(number: int) -> str:
-    """Return a whole number below 200 in words."""
+    """Return a whole number below 1000 in words."""
     if number >= 100:
-        return "one hundred" + (f" and {words(number - 100)}" if number > 100 else "")
+        hundreds, rest = divmod(number, 100)
+        return f"{ONES[hundreds]} hundred" + (f" and {words(rest)}" if rest else "")
     if number < 20:
         return ONES[number]
     return TENS[number // 10] + (f"-{ONES[number % 10]}" if number % 10 else "")
