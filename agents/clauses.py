@@ -88,6 +88,14 @@ class Marks:
         self._left = [mark for mark in self._left if mark not in found]
         return found[0] if found else None
 
+    def gait(self) -> Mark | None:
+        """Take the gaits; "go at a run" runs. Raises NotSure for two of them."""
+        found = [mark for mark in self._left if mark.letter == "g"]
+        plain = [mark for mark in found if mark.value == "move"]
+        if len(plain) < len(found):
+            self._left = [mark for mark in self._left if mark not in plain]
+        return self.agreed("g")
+
     def degree(self) -> int:
         """Take how much, -1 (a little), 0 or 1 (much)."""
         found = self.one("d")
@@ -108,13 +116,15 @@ def _number(quantity: Mark, sign: float = 0.0) -> float:
     """Return a quantity's number with its direction. Raises NotSure if both say that it is negative."""
     x = quantity.value.value
     if sign and x < 0:
-        raise NotSure("a negative number and a direction")
+        if sign > 0:
+            raise NotSure("a negative number, and forward")
+        return x
     return sign * x if sign else x
 
 
 def _speed(part: Part, marks: Sequence[Mark]) -> None:
     it = Marks(marks)
-    gait, manner, named, said = it.agreed("g"), it.one("m"), it.one("S"), it.one("vn")
+    gait, manner, named, said = it.gait(), it.agreed("m"), it.one("S"), it.one("vn")
     back = any(mark.letter == "b" and mark.value for mark in marks)
     sign, much = it.sign(), it.degree()
     it.end("T")
@@ -156,7 +166,10 @@ def _faster(part: Part, marks: Sequence[Mark]) -> None:
             raise NotSure("how much faster?")
         part.change("speed", old * (times.value - 1.0), True)
         return
-    if how is None or to is not None or ((said is None) != (by is None)):
+    by_so_much = by is not None or (
+        said is not None and re.search("I[gbf]*v|v[gbf]*r", "".join(m.letter for m in marks))
+    )
+    if how is None or to is not None or ((said is None) != (not by_so_much)):
         raise NotSure("how much faster?")
     if said is not None and much:
         raise NotSure("how much faster?")
@@ -189,7 +202,9 @@ def _height(part: Part, marks: Sequence[Mark]) -> None:
         part.keeps = how is not None and bool(part.before)
     elif by is not None or (to is not None and posture is None):
         raise NotSure("how high?")
-    elif posture is not None and (how is None or to is not None or posture.value == "normal"):
+    elif posture is not None and (
+        how is None or to is not None or (re.search("[Ru].*c", it.letters) and posture.value == "normal")
+    ):
         name, most = posture.value.rstrip("!"), posture.value.endswith("!")
         part.ask("height", HEIGHTS[name][2 if most else much + 1])
     elif how is not None and posture is None:
@@ -243,7 +258,8 @@ def _stand(part: Part, marks: Sequence[Mark]) -> None:
         raise NotSure("stand?")
     posture, named, said, much = it.one("c"), it.one("H"), it.one("l"), it.degree()
     it.end("T")
-    part.ask("speed", 0.0)
+    if posture is None:
+        part.ask("speed", 0.0)
     if said is not None:
         part.ask("height", _number(said))
     elif posture is not None:
@@ -255,9 +271,9 @@ def _stand(part: Part, marks: Sequence[Mark]) -> None:
 
 def _effort(part: Part, marks: Sequence[Mark]) -> None:
     it = Marks(marks)
-    if it.one("e") is None:
-        raise NotSure("which effort?")
     much = it.degree()
+    if it.one("e") is None and (it.one("y") is None or it.one("Y") is None):
+        raise NotSure("which effort?")
     it.end()
     part.ask("effort", None, EFFORT[much + 1])
 
@@ -306,11 +322,11 @@ _PATTERNS = {
     "lasts": r"F?t",
     "stand": r"ZT?(?:l|d?c(?:T?l)?|lc|Hl)?",
     "still": r"s+",
-    "faster": r"(?=[gbfdSTBvIRM]*[rx]|I[ST]|[RM]S)(?:[gbfdSrxIRM]|B?v|Tv)+",
+    "faster": r"(?=[gbfdSTBvIRM]*[rx]|I[STv]|[RM]S)(?:[gbfdSrxIRM]|B?v|Tv)+",
     "height": r"(?=[dITBlku]*(?:[cRH]|[ku]T?B?l|lu|uk))(?:[dRku]|T?c|I(?=T?[Hk])|H(?:T?n)?|[TB]?l|(?<=[dR])M)+",
     "lean": r"(?=[dTBbfMIk]*[LPUa])(?:[LUMIbfdak]|T[a]|Ba|P(?:T?n)?)+",
     "speed": r"(?:[gbfS]|d?m|T?v|(?<=S)T?n)+",
-    "effort": r"d?e",
+    "effort": r"d?e|yd?Y",
     "keep": r"K",
     "reach": r"GT?(?:[nl]&*){3}",
     "home": r"O",

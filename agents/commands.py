@@ -20,7 +20,10 @@ from agents.quantities import Quantity, quantity_at, tokens
 LONGEST = 300
 """Characters."""
 _DIMENSIONS = {"speed": "v", "length": "l", "angle": "a", "time": "t", "number": "n"}
-_FOREIGN = re.compile(r"[{}<>\[\]|\\=`~^_$#@*\x00-\x1f]")
+_FOREIGN = re.compile(r"[{}<>\[\]|\\`~^_$#@*\x00-\x1f]")
+
+_NOUNS = frozenset(["a", "an", "the", "your", "full", "normal", "usual", "regular", "standing", "maximum"])
+"""What follows "to" in "drop to a crouch", and not in "I want you to crouch"."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Reading:
 def hear(sentence: str, robot: str = "walker") -> Heard:
     """Return the marks and quantities of a sentence, and the words that are neither."""
     said = tokens(sentence)
-    words, marks, unread, i = [spelled(word) for word in said], [], [], 0
+    words = _more([spelled(word) for word in said])
+    marks, unread, i = [], [], 0
     while i < len(words):
         mark = _mark_at(words, i, robot == "arm")
         if mark is not None:
@@ -63,7 +67,21 @@ def hear(sentence: str, robot: str = "walker") -> Heard:
         if words[i] not in FILLERS:
             unread.append(said[i])
         i += 1
-    return Heard(tuple(words), tuple(_settled(marks)), tuple(unread))
+    return Heard(tuple(words), tuple(_settled(marks, words)), tuple(unread))
+
+
+def _more(words: Sequence[str]) -> list[str]:
+    """Return the words with "5 more degrees" as "more 5 degrees", and "another 5 seconds" as the 5 seconds that they are."""
+    found = list(words)
+    for i, word in enumerate(words):
+        if word not in ("more", "another"):
+            continue
+        before, after = " ".join(words[max(0, i - 1) : i]), " ".join(words[i + 1 : i + 2])
+        if word == "more" and (quantity := quantity_at([before, after], 0)) is not None and quantity.end == 2:
+            found[i - 1], found[i] = ("just" if quantity.dimension == "time" else "more", before)
+        elif (quantity := quantity_at(words, i + 1)) is not None and quantity.dimension == "time":
+            found[i] = "just"
+    return found
 
 
 def _mark_at(words: Sequence[str], i: int, arm: bool) -> Mark | None:
@@ -74,18 +92,24 @@ def _mark_at(words: Sequence[str], i: int, arm: bool) -> Mark | None:
     return phrase
 
 
-def _settled(marks: Sequence[Mark]) -> Iterator[Mark]:
+def _settled(marks: Sequence[Mark], words: Sequence[str]) -> Iterator[Mark]:
     """Yield the marks that count: "in" is "after" before a time, "at" is "to" before a quantity; elsewhere they are nothing."""
     marks = [mark for mark in marks if mark.letter != "_"]
     for n, mark in enumerate(marks):
         after = marks[n + 1].letter if n + 1 < len(marks) else ""
         if mark.letter in "rm" and re.match("T[gs]", "".join(m.letter for m in marks[n + 1 : n + 3])):
             continue  # "slow down to a walk": the walk counts
-        if mark.letter == "i":
-            if after == "t":
-                yield Mark("A", "", mark.start, mark.end)
+        if mark.letter in "iw":
+            if after == "t" or mark.letter == "w":
+                yield Mark("A" if after == "t" else "N", "", mark.start, mark.end)
+        elif (
+            mark.letter == "&"
+            and n
+            and (marks[n - 1].letter, after) in (("H", "l"), ("S", "v"), ("P", "a"), ("L", "a"))
+        ):
+            continue  # "height: 1.1 m"
         elif mark.letter in "@T":
-            if after in ("v", "l", "a", "n") or (mark.letter == "T" and after == "c"):
+            if after in ("v", "l", "a", "n") or (mark.letter == "T" and after == "c" and words[mark.end] in _NOUNS):
                 yield Mark("T", "", mark.start, mark.end)
         elif not (mark.letter == after == "c" and mark.value.rstrip("!") == marks[n + 1].value.rstrip("!")):
             yield mark  # "crouch low" says the same twice
@@ -190,6 +214,10 @@ class _Sentence:
     def _delayed(self, marks: Sequence[Mark], at: int) -> Sequence[Mark]:
         """Take in "after 5 s": what comes before it in the part, or the part before, lasts so long; return what is left."""
         wait, head, tail = marks[at + 1], marks[:at], marks[at + 2 :]
+        if not head and self.heard.words[wait.end : wait.end + 1] == ("of",):
+            last = next((n for n, mark in enumerate(tail) if mark.letter == "&"), len(tail))
+            self._part([*tail[:last], wait])  # "after 3 s of creeping, stop"
+            return tail[last + 1 :]
         cut = max((n for n, mark in enumerate(head) if mark.letter == "&"), default=-1)
         if cut > 0 and any(mark.letter != "&" for mark in head[:cut]):
             self._part(head[:cut])
@@ -211,7 +239,18 @@ _KIND = {"speed": "speed", "faster": "speed", "still": "speed", "stand": "speed"
 
 
 def _folded(clauses: list[tuple[str, Sequence[Mark]]]) -> list[tuple[str, Sequence[Mark]]]:
-    """Return the clauses of a part, those without a number in the one that has it: "2 km/h backwards, go", "crouch, at 1 m"."""
+    """Return the clauses of a part, those without a number in the one that has it: "2 km/h backwards, go", "crouch, at 1 m".
+
+    Nor does "and stay there" add anything to what was said, or "faster" to "too slow".
+    """
+    if len({name for name, _ in clauses}) > 1:
+        clauses = [
+            (name, some) for name, some in clauses if name != "still" or any(mark.value != "there" for mark in some)
+        ]
+    relative = [some for name, some in clauses if name == "faster"]
+    if len(relative) > 1 and len({m.value for some in relative for m in some if m.letter in "rRIM"}) == 1:
+        most = max(relative, key=len)
+        clauses = [(name, some) for name, some in clauses if name != "faster" or some is most]
     for name, bare, exact in (("speed", "gSbf", "TvnSgbf"), ("height", "ckd", "TukHlnc")):
         same = [some for said, some in clauses if said == name]
         with_number = [some for some in same if any(m.letter in "vln" for m in some)]

@@ -4,13 +4,14 @@ Every phrase has a mark: one letter that says what part it plays, and what it is
 
     g gait   m manner   d degree   b, f backward, forward   s stop   Z stand   c posture   L lean   U upright   e effort
     S, H, P speed, height, pitch   r, R, u, I, M faster, higher, up, increase, more   x times   K as before   O, G home, reach
-    k torso   N may be anything   & and   > then   F for   A after   i in   @ at   B by   T to   _ nothing
+    y, Y save, energy   w when   k torso   N may be anything   & and   > then   F for   A after   i in   @ at   B by   T to   _ nothing
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 from agents import quantities
@@ -70,15 +71,16 @@ class Mark:
 
 # MARK WORTH: words, and phrases with _ between their words
 LETTERS = """
-g creep: creep sneak inch tiptoe edge creeping sneaking inching tiptoeing edging shuffle
-g stroll: stroll amble saunter wander mosey ramble roam take_a_walk take_a_stroll
-g walk: walk walk_on walking walks step stepping stride striding take_steps tread pacing
+g creep: creep sneak inch tiptoe edge creeping sneaking inching tiptoeing edging shuffle tippy_toe tip_toe crawl_along
+g stroll: stroll amble saunter wander mosey ramble roam take_a_walk take_a_stroll ambling strolling sauntering wandering
+    meander take_an_amble
+g walk: walk walk_on walking walks step stepping stride striding take_steps tread pacing plod plodding trudge trudging
 g march: march marching
 g move: go going move moving travel proceed advance drive head press press_on set_off get_going get_moving make_your_way
     head_out move_out advancing progress continue_on carry get_along come travelling traveling cruise roll_on ease
 g jog: jog jog_on jogging trot trotting lope canter jogs
 g run: run run_on running gallop hop hopping rush race racing dash dashing charge
-g sprint: sprint sprinting
+g sprint: sprint sprinting sprints full_sprint
 m -2: snail's_pace as_slow_as_possible as_slowly_as_possible as_slow_as_you_can as_slowly_as_you_can minimum_speed
     at_a_crawl dead_slow barely ever_so_slowly
 m -1: slow slowly leisurely gently unhurriedly gingerly carefully low_speed take_your_time slow_pace easy calmly relaxed
@@ -102,12 +104,14 @@ b go: back_up walk_back go_back move_back step_back back_away back_off retreat w
     backing_away backpedal walk_in_reverse reverse_away
 f: forward forwards ahead onward onwards straight_on to_the_front forth
 s: stop halt freeze wait pause standstill stand_still hold_still keep_still stop_moving stop_walking stop_running
-    come_to_a_halt come_to_a_stop come_to_rest stay_put stay_still stay_there stay_here stay_where_you_are do_not_move
-    don't_move stand_where_you_are stop_where_you_are hold_it stand_there remain_still stopping halting waiting
-    hold_position hold_your_position slow_down_and_stop slow_to_a_stop slow_down_to_a_stop ease_to_a_stop slow_to_a_halt
+    come_to_a_halt come_to_a_stop come_to_rest stay_put stay_still  stay_where_you_are do_not_move don't_move
+    stand_where_you_are stop_where_you_are stand_there remain_still stopping halting waiting hold_position
+    hold_your_position slow_down_and_stop slow_to_a_stop slow_down_to_a_stop ease_to_a_stop slow_to_a_halt
     stay_in_position stop_completely to_a_halt to_a_stop to_a_standstill to_rest cease cease_moving cease_walking
     cease_all_motion cease_motion motionless no_speed zero_speed rest stop_dead do_nothing don't_walk stopped halted
-    come_to_a_standstill immobile stop_there
+    come_to_a_standstill immobile stop_there standing_still stop_there all_stop dead_stop stand_by_where_you_are
+s there: stay_there stay_here hold_it hold_that hold_there hold_this stay_like_that stay_like_this hold_steady
+    hold_it_there
 Z: stand standing
 S: speed velocity pace forward_speed walking_speed_of
 H: height torso_height body_height hip_height
@@ -117,16 +121,18 @@ c crouch: crouch duck_under crouched crouching squat squatting duck ducking hunk
     a_crouch crouched_down hunch stoop stooped hunched hunkered squatted make_yourself_small small in_a_squat
     in_a_crouching_position crouching_position stand_low knees_bent bent_knees bend_the_knees low_stance low_posture
     go_low a_squat
-c crouch!: as_low_as_possible as_low_as_you_can lowest
+c crouch!: as_low_as_possible as_low_as_you_can lowest as_low_as_you_possibly_can as_low_as_can_go
 c tall: tall high stretch stretch_up full_height up_high stand_up_tall make_yourself_tall grow_tall stretched
     high_stance tall_stance extend_your_legs stretch_out stand_high straight_legs legs_straight
 c tall!: as_tall_as_possible as_tall_as_you_can as_high_as_possible as_high_as_you_can highest maximum_height tallest
-    stretch_fully
+    stretch_fully as_tall_as_you_possibly_can
 c normal: stand_up get_up straighten_up normal_height standing_height usual_height get_back_up stand_back_up rise_up
     stand_up_again stand_up_straight stand_upright_again normal_stance default_height regular_height normal_posture
-    back_to_normal_height stop_crouching stop_squatting stop_ducking
+    back_to_normal_height stop_crouching stop_squatting stop_ducking normal_standing_height usual_standing_height
+    regular_standing_height standing_position
 r 1: faster quicker accelerate hurry speed_up more_speed pick_up_speed pick_up_the_pace hurry_up more_quickly step_on_it
     go_up_in_speed too_slow too_slowly quicken hasten get_a_move_on faster_pace more_pace more_speedily put_on_speed
+    pick_it_up pick_up_pace more_speed too_slow_for_me
 r -1: slower decelerate slow_down less_speed more_slowly ease_off brake slow_it_down less_fast too_fast too_quick
     too_quickly slacken slower_pace ease_up go_easy less_quickly back_off_the_speed slow_up
 R 1: higher taller raise rise lift go_up come_up move_up rise_by too_low elevate elevated move_upwards upward upwards
@@ -135,8 +141,8 @@ R -1: lower drop sink descend go_down come_down move_down get_lower lower_down t
     downward downwards move_downwards get_down_lower shorter go_back_down come_back_down
 u 1: up
 u -1: down
-I 1: increase add more gain add_some extra boost
-I -1: reduce decrease cut lessen take_off decreasing reducing shave_off drop_off
+I 1: increase add more gain add_some extra boost another by_another by_a_further an_additional
+I -1: reduce decrease cut lessen take_off decreasing reducing shave_off drop_off shave
 x 2: twice double doubled twice_as_fast two_times double_time two_fold
 x 0.5: halve halved half_as_fast half_your_speed half_the_speed half_your_current_speed half_that_speed
     half_of_your_speed half_speed slower_by_half cut_your_speed_in_half cut_the_speed_in_half cut_speed_in_half
@@ -156,22 +162,28 @@ K: continue keep_going carry_on same_speed same_pace keep_it_up keep_the_speed k
     keep_this_speed keep_walking keep_running keep_moving also additionally in_addition as_well as_you_are at_this_speed
     keep_that_speed your_current_speed keep_doing_that at_the_same_speed maintain_speed maintain_your_speed
     hold_your_speed hold_speed hold_this_speed hold_the_speed maintain_pace at_this_pace at_your_current_speed
-    unchanged_speed stay_at_this_speed without_changing_speed keep_on
-&: and , . ; : ! - while but plus with whilst & at_the_same_time ?
+    unchanged_speed stay_at_this_speed without_changing_speed keep_on as_you_do as_before what_you_are_doing
+    what_you're_doing doing_what_you_are_doing while_you_do_what_you_are_doing go_on
+y: save saving conserve conserving spare sparing
+Y: energy power battery battery_power electricity
+&: and , . ; : ! - ( ) while but plus with whilst & at_the_same_time ?
 >: then afterwards afterward subsequently finally lastly later next thereafter and_then after_that after_which
     followed_by before when_done once_done and_finally once_you_are_there and_afterwards and_after_that
     when_you_are_there when_that_is_over after_this once_that_is_over later_on and_next after_which_you step_two
     step_three step_four second_step third_step secondly thirdly upon_completion and_later thereupon then_later
-    when_that_is_done once_that_is_done
+    when_that_is_done once_that_is_done whereupon follow_with follow_up_with finish_with finish_by and_finish end_with
+    end_by and_end
 F: hold_it_for hold_that_for keep_it_for keep_that_for for during for_the_next for_another for_about for_at_least
-    lasting for_a_total_of over_the_next for_exactly for_a_duration_of for_roughly for_around
+    lasting for_a_total_of over_the_next for_exactly for_a_duration_of for_roughly for_around for_the_duration_of
+    for_a_full for_a_good spend
 A: after
 i: in
+w: when once
 @: at
 B: by
-T: to into rise_up_to stand_up_to get_up_to
+T: = to into rise_up_to stand_up_to get_up_to
 O: home go_home home_position rest_position go_to_your_home_position
-G: reach reach_for reach_out_to move_to go_to
+G: reach reach_for reach_out_to
 x -1: other_way opposite_direction reverse_direction reverse_your_direction reverse_the_direction change_direction
     opposite_way
 N: back_to_normal return_to_normal go_back_to_normal come_back
@@ -179,7 +191,10 @@ _: if_you_can if_you_please if_possible when_you_can at_once right_now right_the
     if_you_would if_you_could as_soon_as_you_can please_do in_place do_that on_the_spot right_here at_ease some_more
     step_one next_up no_need_to_hurry break_into break_into_a fall_into fall_into_a settle_into settle_into_a switch_to
     switch_to_a change_to change_to_a go_into go_into_a get_into get_into_a go_back_to move_into move_into_a return_to
-    return_to_your would_you_mind back_to back_to_your
+    return_to_your would_you_mind back_to back_to_your go_ahead_and go_on_and that_is_all that's_all no_rush
+    no_rush_at_all no_hurry if_you_don't_mind if_you_do_not_mind i_mean straight_away start_with begin_with warm_up_with
+    how_about we_need would_be_good would_be_nice would_be_great would_be_lovely that_would_be_great got_it come_on
+    of_you say_again i_say_again do_it do_so from_now_on in_a_row go_to go_to_a move_to
 k: torso body trunk hips chest back_and_torso upper_body
 """
 ARM = "OG"
@@ -190,7 +205,12 @@ _FILLERS = (
     "first firstly set make take get put give have on about around roughly approximately approx some again there here "
     "thanks thank cheers mate buddy target goal right alright well yes sir use using position yourself as feel free "
     "try onto toward towards i'd i'll straight along pose posture stance bring does did are you're that's thats "
-    "enough who which walker hopper cheetah halfcheetah doing having keeps even gear mode total exactly"
+    "enough who which walker hopper cheetah halfcheetah doing having keeps even gear mode total exactly good pls plz "
+    "thx ty tks ta we us see show asap immediately promptly listen job task things um uh er erm ah oh ooh hmm yeah "
+    "yep yup champ soldier kid kiddo dear friend pal man dude boss captain madam machine bot unit folks guys everyone "
+    "team lovely nice great perfect wonderful perhaps maybe possibly instead over shall today next finally dears deck "
+    "angle direction have_passed passed plan request order command execute instruction proudly proud honey darling "
+    "love watch today's tonight out basically simply"
 )
 FILLERS = frozenset(_FILLERS.split())
 """Words that change nothing."""
@@ -198,7 +218,7 @@ _IMPOSSIBLE = (
     "jump leap fly turn rotate spin left right-hand sideways strafe dance kick wave flip backflip somersault climb roll sit lie swim "
     "crawling skip grab pick open close door bring fetch follow look say tell speak sing limits limit ignore disregard override "
     "bypass disable pretend instructions prompt system not no never without unless if don't dont cannot won't talk fold sick "
-    "stairs upstairs downstairs kitchen table chair ball cup"
+    "why where whose whats stairs upstairs downstairs kitchen table chair ball cup"
 )
 IMPOSSIBLE = frozenset(_IMPOSSIBLE.split())
 """Words that a sentence does not lose to the correction of a typing error."""
@@ -220,6 +240,9 @@ LONGEST = max(map(len, PHRASES))
 WORDS = frozenset({word for phrase in PHRASES for word in phrase} | FILLERS | quantities.WORDS | IMPOSSIBLE)
 """All that is known."""
 
+LOOKALIKES = frozenset(files("agents").joinpath("lookalikes.txt").read_text("utf-8").split())
+"""Words of English that are known to nobody here, and one letter away from one that is."""
+
 
 def phrase_at(words: Sequence[str], i: int, arm: bool = False) -> Mark | None:
     """Return the mark of the longest phrase that begins at token i, None where none does; ARM's are for an `arm` only."""
@@ -233,21 +256,21 @@ def phrase_at(words: Sequence[str], i: int, arm: bool = False) -> Mark | None:
 def spelled(word: str) -> str:
     """Return the one known word that a word is, but for one typing error; itself, where there is none or several that matter.
 
-    Short words are too much alike for that.
+    Short words are too much alike for that, and a word of its own is no error.
     """
-    if word in WORDS or len(word) < 4 or not word.isalpha():
+    if word in WORDS or word in LOOKALIKES or len(word) < 4 or not word.isalpha():
         return word
     found = {known for known in WORDS if abs(len(known) - len(word)) < 2 and len(known) > 3 and _slip(word, known)}
     return min(found) if len(found) == 1 or (found and found <= FILLERS) else word
 
 
 def _slip(word: str, meant: str) -> bool:
-    """Return whether one letter was dropped, doubled or put in, two were swapped, or, in a long word, one was mistaken."""
+    """Return whether one letter was dropped, doubled, put in or mistaken, or two were swapped."""
     if len(word) == len(meant):
         off = [i for i, (a, b) in enumerate(zip(word, meant, strict=True)) if a != b]
         if len(off) == 2 and off[1] == off[0] + 1:
             return word[off[0]] == meant[off[1]] and word[off[1]] == meant[off[0]]
-        return len(off) == 1 and len(word) > 6
+        return len(off) == 1
     short, long = sorted((word, meant), key=len)
     if len(short) < 4 or (len(short) == 4 and word == long and not _doubled(long, short)):
         return False
