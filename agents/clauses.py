@@ -91,7 +91,7 @@ class Marks:
     def gait(self) -> Mark | None:
         """Take the gaits; "go at a run" runs. Raises NotSure for two of them."""
         found = [mark for mark in self._left if mark.letter == "g"]
-        plain = [mark for mark in found if mark.value == "move"]
+        plain = [mark for mark in found if mark.value in ("move", "go")]
         if len(plain) < len(found):
             self._left = [mark for mark in self._left if mark not in plain]
         return self.agreed("g")
@@ -258,8 +258,6 @@ def _stand(part: Part, marks: Sequence[Mark]) -> None:
         raise NotSure("stand?")
     posture, named, said, much = it.one("c"), it.one("H"), it.one("l"), it.degree()
     it.end("T")
-    if posture is None:
-        part.ask("speed", 0.0)
     if said is not None:
         part.ask("height", _number(said))
     elif posture is not None:
@@ -267,6 +265,8 @@ def _stand(part: Part, marks: Sequence[Mark]) -> None:
         part.ask("height", HEIGHTS[name][2 if most else much + 1])
     elif much or named:
         raise NotSure("how high?")
+    else:
+        part.ask("speed", 0.0)
 
 
 def _effort(part: Part, marks: Sequence[Mark]) -> None:

@@ -14,31 +14,13 @@ from typing import Any
 
 from agents.clauses import CLAUSES, NotSure, Part, clause_of, fits
 from agents.goals import KINDS, Goal, Term, refusal, robot_of
-from agents.lexicon import FILLERS, Mark, phrase_at, spelled
-from agents.quantities import Quantity, quantity_at, tokens
+from agents.hearing import Heard, hear
+from agents.lexicon import QUESTIONS, Mark
+from agents.quantities import Quantity
 
 LONGEST = 300
 """Characters."""
-_DIMENSIONS = {"speed": "v", "length": "l", "angle": "a", "time": "t", "number": "n"}
-_FOREIGN = re.compile(r"[{}<>\[\]|\\`~^_$#@*\x00-\x1f]")
-
-_NOUNS = frozenset(["a", "an", "the", "your", "full", "normal", "usual", "regular", "standing", "maximum"])
-"""What follows "to" in "drop to a crouch", and not in "I want you to crouch"."""
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What a sentence says, word by word."""
-
-    words: tuple[str, ...]
-    marks: tuple[Mark, ...]
-    unread: tuple[str, ...]
-    """Words that are known to nobody here."""
-
-    @property
-    def letters(self) -> str:
-        """The marks as letters."""
-        return "".join(mark.letter for mark in self.marks)
+_FOREIGN = re.compile(r"\w\(|[{}<>\[\]|\\`~^_$#@*\x00-\x1f]")
 
 
 @dataclass(frozen=True)
@@ -53,68 +35,6 @@ class Reading:
     """What it would be if the words that nobody knows meant nothing."""
 
 
-def hear(sentence: str, robot: str = "walker") -> Heard:
-    """Return the marks and quantities of a sentence, and the words that are neither."""
-    said = tokens(sentence)
-    words = _more([spelled(word) for word in said])
-    marks, unread, i = [], [], 0
-    while i < len(words):
-        mark = _mark_at(words, i, robot == "arm")
-        if mark is not None:
-            marks.append(mark)
-            i = mark.end
-            continue
-        if words[i] not in FILLERS:
-            unread.append(said[i])
-        i += 1
-    return Heard(tuple(words), tuple(_settled(marks, words)), tuple(unread))
-
-
-def _more(words: Sequence[str]) -> list[str]:
-    """Return the words with "5 more degrees" as "more 5 degrees", and "another 5 seconds" as the 5 seconds that they are."""
-    found = list(words)
-    for i, word in enumerate(words):
-        if word not in ("more", "another"):
-            continue
-        before, after = " ".join(words[max(0, i - 1) : i]), " ".join(words[i + 1 : i + 2])
-        if word == "more" and (quantity := quantity_at([before, after], 0)) is not None and quantity.end == 2:
-            found[i - 1], found[i] = ("just" if quantity.dimension == "time" else "more", before)
-        elif (quantity := quantity_at(words, i + 1)) is not None and quantity.dimension == "time":
-            found[i] = "just"
-    return found
-
-
-def _mark_at(words: Sequence[str], i: int, arm: bool) -> Mark | None:
-    """Return the longer of the phrase and the quantity that begin at token i."""
-    phrase, quantity = phrase_at(words, i, arm), quantity_at(words, i)
-    if quantity is not None and (phrase is None or quantity.end > phrase.end):
-        return Mark(_DIMENSIONS[quantity.dimension], quantity, quantity.start, quantity.end)
-    return phrase
-
-
-def _settled(marks: Sequence[Mark], words: Sequence[str]) -> Iterator[Mark]:
-    """Yield the marks that count: "in" is "after" before a time, "at" is "to" before a quantity; elsewhere they are nothing."""
-    marks = [mark for mark in marks if mark.letter != "_"]
-    for n, mark in enumerate(marks):
-        after = marks[n + 1].letter if n + 1 < len(marks) else ""
-        if mark.letter in "rm" and re.match("T[gs]", "".join(m.letter for m in marks[n + 1 : n + 3])):
-            continue  # "slow down to a walk": the walk counts
-        if mark.letter in "iw":
-            if after == "t" or mark.letter == "w":
-                yield Mark("A" if after == "t" else "N", "", mark.start, mark.end)
-        elif (
-            mark.letter == "&"
-            and n
-            and (marks[n - 1].letter, after) in (("H", "l"), ("S", "v"), ("P", "a"), ("L", "a"))
-        ):
-            continue  # "height: 1.1 m"
-        elif mark.letter in "@T":
-            if after in ("v", "l", "a", "n") or (mark.letter == "T" and after == "c" and words[mark.end] in _NOUNS):
-                yield Mark("T", "", mark.start, mark.end)
-        elif not (mark.letter == after == "c" and mark.value.rstrip("!") == marks[n + 1].value.rstrip("!")):
-            yield mark  # "crouch low" says the same twice
-
-
 def read(sentence: str, robot: str, current: Goal | None = None) -> Reading:
     """Return what a sentence says to a robot that pursues `current`. Raises ValueError for a robot without goals."""
     robot = robot_of(robot)
@@ -122,9 +42,12 @@ def read(sentence: str, robot: str, current: Goal | None = None) -> Reading:
         return Reading(
             Heard((), (), ()), refusal(robot, f"a sentence has at most {LONGEST} characters, got {len(sentence)}")
         )
+    sentence = sentence.replace("->", " then ").replace("→", " then ")
     if not sentence.isprintable() or _FOREIGN.search(sentence):
         return Reading(Heard((), (), ()), refusal(robot, "this is no plain sentence"))
     heard = hear(sentence, robot)
+    if sentence.rstrip().endswith("?") and QUESTIONS.intersection(heard.words[:1]):
+        return Reading(heard, refusal(robot, "a question is no goal"))
     if (impossible := out_of_range(heard, robot)) is not None:
         return Reading(heard, refusal(robot, impossible))
     unread = f"did not understand {', '.join(repr(word[:30]) for word in heard.unread[:5])}" if heard.unread else ""
@@ -163,9 +86,10 @@ class _Sentence:
     robot: str
     current: Goal | None
     parts: list[tuple[Mapping[str, Term], float | None]] = field(default_factory=list)
+    gait: Mark | None = None
 
     def goal(self) -> Goal:
-        segments = list(_segments(self.heard.marks))
+        segments = list(_segments(self.heard.marks, [w for w in self.heard.words if w not in tuple(".!")]))
         if not segments:
             raise NotSure("nothing was asked for")
         for marks in segments:
@@ -188,14 +112,49 @@ class _Sentence:
         if (delay := re.search(r"At", letters)) is not None:
             marks = self._delayed(marks, delay.start())
             letters = "".join(mark.letter for mark in marks)
+        if self.parts and letters.lstrip("@T") in ("l", "a", "n"):
+            marks = self._named(marks[-1])
+            letters = "".join(mark.letter for mark in marks)
         part = Part(self.robot, self._before())
         for name, some in _folded(list(self._clauses(marks, letters))):
             kept = part.keeps and not part.terms
             if part.duration_s is not None and (kept or name == "lasts" or _KIND.get(name) in part.terms):
                 self.parts.append((part.whole(), part.duration_s))  # "walk for 5 s and stop" is two parts
                 part = Part(self.robot, self._before())
-            CLAUSES[name](part, some)
+            CLAUSES[name](part, self._paced(name, some))
+        part.keeps |= part.duration_s is not None and not part.terms
         self.parts.append((part.whole(), part.duration_s))
+
+    def _paced(self, name: str, marks: Sequence[Mark]) -> Sequence[Mark]:
+        """Return "quickly" with the gait that went before in the sentence: "walk slowly for 5 s, then quickly"."""
+        gaits = [mark for mark in marks if mark.letter == "g"]
+        if (
+            name == "speed"
+            and not gaits
+            and self.gait is not None
+            and self.parts
+            and {m.letter for m in marks} <= set("md")
+        ):
+            return [self.gait, *marks]
+        if gaits:
+            self.gait = gaits[0]
+        return marks
+
+    def _named(self, exact: Mark) -> Sequence[Mark]:
+        """Return a number without a name with that of what was said before: "at 1 m for 5 s, then 0.9 m", "... then zero"."""
+        before, x = self.parts[-1][0], exact.value.value
+        kind = {"l": "height", "a": "pitch"}.get(exact.letter) or (
+            next(iter(before)) if len(before) == 1 and not x else ""
+        )
+        if kind not in before:
+            raise NotSure("a number without a name")
+        name = Mark({"speed": "S", "height": "H", "pitch": "P"}.get(kind, "N"), "", exact.start, exact.start)
+        back = kind == "pitch" and before[kind].value < 0 < x  # pyright: ignore
+        return (
+            [name, exact]
+            if not back
+            else [Mark("L", "", exact.start, exact.start), Mark("b", "", exact.start, exact.start), exact]
+        )
 
     def _clauses(self, marks: Sequence[Mark], letters: str) -> Iterator[tuple[str, Sequence[Mark]]]:
         i = 0
@@ -247,6 +206,14 @@ def _folded(clauses: list[tuple[str, Sequence[Mark]]]) -> list[tuple[str, Sequen
         clauses = [
             (name, some) for name, some in clauses if name != "still" or any(mark.value != "there" for mark in some)
         ]
+    for (name, some), (other, more) in itertools.pairwise(clauses):
+        if (
+            name == "speed"
+            and [m.value for m in some] == ["go"]
+            and other in ("height", "lean")
+            and more[0].start < some[-1].end + 4
+        ):
+            clauses = [clause for clause in clauses if clause[1] is not some]  # "go upright", "carry your torso lower"
     relative = [some for name, some in clauses if name == "faster"]
     if len(relative) > 1 and len({m.value for some in relative for m in some if m.letter in "rRIM"}) == 1:
         most = max(relative, key=len)
@@ -290,13 +257,17 @@ def _around(marks: Sequence[Mark], match: re.Match[str]) -> Iterator[Mark]:
         yield from itertools.takewhile(lambda mark: mark.letter != "&", some)
 
 
-def _segments(marks: Sequence[Mark]) -> Iterator[list[Mark]]:
+def _segments(marks: Sequence[Mark], words: Sequence[str]) -> Iterator[list[Mark]]:
     """Yield the parts of a sequence; "after crouching, run" is two."""
     found: list[Mark] = []
     for mark in [*marks, Mark(">", "")]:
         if mark.letter != ">":
             found.append(mark)
             continue
+        if mark.end == len(words) and "&" in (letters := "".join(m.letter for m in found).strip("&")):
+            cut = len(found) - len("".join(m.letter for m in found).lstrip("&")) + letters.rindex("&")
+            yield from _segments(found[:cut], ())  # "crouch for 2 s, and run after that"
+            found = found[cut + 1 :]
         while found and found[-1].letter == "&":
             found.pop()
         while found and found[0].letter == "&":
@@ -320,6 +291,10 @@ def _lasting(marks: list[Mark]) -> Iterator[list[Mark]]:
 
 def _unfolded(marks: list[Mark]) -> Iterator[list[Mark]]:
     letters = "".join(mark.letter for mark in marks)
+    late = re.search(r"(?<=[^&])A(?!t)", letters)
+    if late is not None:  # "stop after walking for 5 s"
+        yield marks[late.end() :]
+        marks, letters = marks[: late.start()], letters[: late.start()]
     if letters.startswith("A") and not letters.startswith("At"):
         cut = letters.find("&")
         if cut < 0:

@@ -4,7 +4,8 @@ Every phrase has a mark: one letter that says what part it plays, and what it is
 
     g gait   m manner   d degree   b, f backward, forward   s stop   Z stand   c posture   L lean   U upright   e effort
     S, H, P speed, height, pitch   r, R, u, I, M faster, higher, up, increase, more   x times   K as before   O, G home, reach
-    y, Y save, energy   w when   k torso   N may be anything   & and   > then   F for   A after   i in   @ at   B by   T to   _ nothing
+    y, Y save, energy   k torso   & and   > then   F for   A after   i in   w when   j from now   @ at   B by   T to
+    N may be anything   _ nothing
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ PACES: Mapping[str, tuple[float, float, float, float, float]] = {
     "walk": (0.3, 0.5, 1.0, 1.5, 2.0),
     "march": (0.5, 0.8, 1.2, 1.5, 2.0),
     "move": (0.3, 0.5, 1.0, 2.0, 3.4),
+    "go": (0.3, 0.5, 1.0, 2.0, 3.4),
     "jog": (1.0, 1.5, 2.0, 2.5, 3.0),
     "run": (1.5, 2.0, 3.0, 3.4, 3.4),
     "sprint": (3.4, 3.4, 3.4, 3.4, 3.4),
@@ -76,10 +78,11 @@ g stroll: stroll amble saunter wander mosey ramble roam take_a_walk take_a_strol
     meander take_an_amble
 g walk: walk walk_on walking walks step stepping stride striding take_steps tread pacing plod plodding trudge trudging
 g march: march marching
-g move: go going move moving travel proceed advance drive head press press_on set_off get_going get_moving make_your_way
-    head_out move_out advancing progress continue_on carry get_along come travelling traveling cruise roll_on ease
+g move: move moving travel proceed advance drive head press press_on set_off get_going get_moving make_your_way head_out
+    move_out advancing progress continue_on get_along travelling traveling cruise roll_on ease
+g go: go going come carry get
 g jog: jog jog_on jogging trot trotting lope canter jogs
-g run: run run_on running gallop hop hopping rush race racing dash dashing charge
+g run: run run_on running gallop   rush race racing dash dashing charge
 g sprint: sprint sprinting sprints full_sprint
 m -2: snail's_pace as_slow_as_possible as_slowly_as_possible as_slow_as_you_can as_slowly_as_you_can minimum_speed
     at_a_crawl dead_slow barely ever_so_slowly
@@ -89,20 +92,21 @@ m -1: slow slowly leisurely gently unhurriedly gingerly carefully low_speed take
 m 0: normally moderately steadily normal_speed normal_pace moderate_speed moderate_pace medium_speed walking_pace
     walking_speed medium normal moderate steady regular comfortable comfortably average_speed regular_pace regular_speed
     usual_speed usual_pace back_to_normal_speed back_to_normal_pace back_to_a_normal_speed go_back_to_normal_speed
-    go_back_to_a_normal_speed return_to_normal_speed
+    go_back_to_a_normal_speed return_to_normal_speed plainly ordinary_pace ordinary_speed
 m 1: fast quick quickly briskly brisk rapidly swiftly speedily hurriedly high_speed fast_pace hasty hastily speedy rapid
     swift fast_speed quick_pace lively energetically
 m 2: flat_out full_speed top_speed maximum_speed max_speed as_fast_as_possible as_fast_as_you_can as_quickly_as_possible
     as_quickly_as_you_can full_throttle highest_speed fastest_speed full_tilt full_steam full_steam_ahead full_power
     full_blast with_all_speed all_out
 d -1: slightly little bit tad touch somewhat a_little a_bit a_tad a_touch a_little_bit just_a_bit a_fraction marginally
-    faintly minimally gently_more
+    faintly minimally gently_more slight small tiny wee teeny a_hair a_shade a_smidge a_notch a_wee_bit a_tiny_bit
+    just_a_little just_a_little_bit only_a_little only_slightly a_small_bit just_slightly
 d 1: much very lot considerably significantly deeply far deep way really a_lot all_the_way a_great_deal a_good_deal
-    substantially lots
-b: back backward backwards rearward reverse in_reverse rearwards in_reverse_gear to_the_back to_the_rear
+    substantially lots super extremely ultra rly big heavily strongly
+b: back backward backwards rearward reverse in_reverse rearwards in_reverse_gear to_the_back to_the_rear bwd
 b go: back_up walk_back go_back move_back step_back back_away back_off retreat withdraw retreating backing_up
     backing_away backpedal walk_in_reverse reverse_away
-f: forward forwards ahead onward onwards straight_on to_the_front forth
+f: forward forwards ahead onward onwards straight_on to_the_front forth fwd
 s: stop halt freeze wait pause standstill stand_still hold_still keep_still stop_moving stop_walking stop_running
     come_to_a_halt come_to_a_stop come_to_rest stay_put stay_still  stay_where_you_are do_not_move don't_move
     stand_where_you_are stop_where_you_are stand_there remain_still stopping halting waiting hold_position
@@ -132,9 +136,10 @@ c normal: stand_up get_up straighten_up normal_height standing_height usual_heig
     regular_standing_height standing_position
 r 1: faster quicker accelerate hurry speed_up more_speed pick_up_speed pick_up_the_pace hurry_up more_quickly step_on_it
     go_up_in_speed too_slow too_slowly quicken hasten get_a_move_on faster_pace more_pace more_speedily put_on_speed
-    pick_it_up pick_up_pace more_speed too_slow_for_me
+    pick_it_up pick_up_pace more_speed too_slow_for_me throttle_up rev_up more_fast go_more_fast giddy_up
 r -1: slower decelerate slow_down less_speed more_slowly ease_off brake slow_it_down less_fast too_fast too_quick
-    too_quickly slacken slower_pace ease_up go_easy less_quickly back_off_the_speed slow_up
+    too_quickly slacken slower_pace ease_up go_easy less_quickly back_off_the_speed slow_up ease_down throttle_down
+    throttle_back brake_down slow_right_down slow_it_right_down more_slow go_more_slow slow_yourself_down
 R 1: higher taller raise rise lift go_up come_up move_up rise_by too_low elevate elevated move_upwards upward upwards
     ascend rise_back rise_back_up come_back_up get_higher get_taller heighten
 R -1: lower drop sink descend go_down come_down move_down get_lower lower_down too_high too_tall lowering deeper dip
@@ -163,7 +168,12 @@ K: continue keep_going carry_on same_speed same_pace keep_it_up keep_the_speed k
     keep_that_speed your_current_speed keep_doing_that at_the_same_speed maintain_speed maintain_your_speed
     hold_your_speed hold_speed hold_this_speed hold_the_speed maintain_pace at_this_pace at_your_current_speed
     unchanged_speed stay_at_this_speed without_changing_speed keep_on as_you_do as_before what_you_are_doing
-    what_you're_doing doing_what_you_are_doing while_you_do_what_you_are_doing go_on
+    what_you're_doing doing_what_you_are_doing while_you_do_what_you_are_doing go_on keep_on_like_this keep_this_pace
+    keep_at_it keep_this_up keep_it_going as_you_were keep_on_going keep_on carry_on_going hold_the_current_pace
+    hold_the_pace keep_the_current_pace same_height keep_the_height keep_your_height keep_this_height at_this_height
+    at_the_same_height stay_at_this_height hold_the_height hold_this_height without_changing_your_height at_that_speed
+    at_that_tempo stay_that_low stay_that_height stay_at_that_speed stay_at_that_pace stay_at_that_tempo at_this_tempo
+    keep_that_pace of_this
 y: save saving conserve conserving spare sparing
 Y: energy power battery battery_power electricity
 &: and , . ; : ! - ( ) while but plus with whilst & at_the_same_time ?
@@ -178,6 +188,7 @@ F: hold_it_for hold_that_for keep_it_for keep_that_for for during for_the_next f
     for_a_full for_a_good spend
 A: after
 i: in
+j: from_now
 w: when once
 @: at
 B: by
@@ -194,32 +205,37 @@ _: if_you_can if_you_please if_possible when_you_can at_once right_now right_the
     return_to_your would_you_mind back_to back_to_your go_ahead_and go_on_and that_is_all that's_all no_rush
     no_rush_at_all no_hurry if_you_don't_mind if_you_do_not_mind i_mean straight_away start_with begin_with warm_up_with
     how_about we_need would_be_good would_be_nice would_be_great would_be_lovely that_would_be_great got_it come_on
-    of_you say_again i_say_again do_it do_so from_now_on in_a_row go_to go_to_a move_to
+    of_you say_again i_say_again do_it do_so from_now_on in_a_row go_to go_to_a move_to i_think i_think_you_should
+    all_right
 k: torso body trunk hips chest back_and_torso upper_body
 """
 ARM = "OG"
 _FILLERS = (
     "please kindly now the a an of your you robot ok okay hey hi could can would will should i me my want need like "
     "let's lets let us just so it is be do it's that this legs knees from floor ground above off keep keeping hold "
-    "holding maintain stay staying remain think may might new present current firstly start starting begin beginning "
-    "first firstly set make take get put give have on about around roughly approximately approx some again there here "
-    "thanks thank cheers mate buddy target goal right alright well yes sir use using position yourself as feel free "
-    "try onto toward towards i'd i'll straight along pose posture stance bring does did are you're that's thats "
-    "enough who which walker hopper cheetah halfcheetah doing having keeps even gear mode total exactly good pls plz "
-    "thx ty tks ta we us see show asap immediately promptly listen job task things um uh er erm ah oh ooh hmm yeah "
-    "yep yup champ soldier kid kiddo dear friend pal man dude boss captain madam machine bot unit folks guys everyone "
-    "team lovely nice great perfect wonderful perhaps maybe possibly instead over shall today next finally dears deck "
-    "angle direction have_passed passed plan request order command execute instruction proudly proud honey darling "
-    "love watch today's tonight out basically simply"
+    "holding maintain stay staying remain may might new present current firstly start starting begin beginning first "
+    "firstly set make take put give have on about around roughly approximately approx some again there here thanks "
+    "thank cheers mate buddy target goal right alright well yes sir use using position yourself as feel free try i'd "
+    "i'll straight along pose posture stance bring does did are you're that's thats enough who which walker hopper "
+    "cheetah halfcheetah doing having keeps even gear mode total exactly good pls plz thx ty tks ta we us see show "
+    "asap immediately promptly listen job task things um uh er erm ah oh ooh hmm yeah yep yup champ soldier kid kiddo "
+    "dear friend pal man dude boss captain madam machine bot unit folks guys everyone team lovely nice great perfect "
+    "wonderful perhaps maybe possibly instead over shall today next finally dears deck angle direction have_passed "
+    "passed plan request order command execute instruction proudly proud honey darling love watch today's tonight out "
+    "basically simply u tnx lol must haha you're"
 )
 FILLERS = frozenset(_FILLERS.split())
 """Words that change nothing."""
 _IMPOSSIBLE = (
     "jump leap fly turn rotate spin left right-hand sideways strafe dance kick wave flip backflip somersault climb roll sit lie swim "
-    "crawling skip grab pick open close door bring fetch follow look say tell speak sing limits limit ignore disregard override "
+    "crawling skip grab pick open close door bring fetch  look say tell speak sing limits limit ignore disregard override "
     "bypass disable pretend instructions prompt system not no never without unless if don't dont cannot won't talk fold sick "
-    "why where whose whats stairs upstairs downstairs kitchen table chair ball cup"
+    "why where whose whats stairs upstairs downstairs hop hopping follow towards kitchen table chair ball cup"
 )
+QUESTIONS = frozenset(
+    ["is", "are", "am", "was", "were", "does", "did", "do", "has", "have", "what", "how", "which", "who", "when"]
+)
+"""Words that a question begins with."""
 IMPOSSIBLE = frozenset(_IMPOSSIBLE.split())
 """Words that a sentence does not lose to the correction of a typing error."""
 

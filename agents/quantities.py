@@ -45,12 +45,14 @@ LENGTHS = _table("""
 """)
 TIMES = _table("""
 1: s sec secs second seconds
+0.001: ms msec msecs millisecond milliseconds
 60: min mins minute minutes
 3600: h hr hrs hour hours
 """)
 ANGLES = _table(f"""
 {math.pi / 180!r}: ° deg degs degree degrees
 1: rad rads radian radians
+0.001: mrad mrads milliradian milliradians
 """)
 SPEEDS = _table(f"""
 1: mps
