@@ -185,15 +185,17 @@ OWN: dict[str, tuple[str, OwnConfig]] = {
 }
 
 
+def read(argv: list[str] | None) -> CollectConfig | Other:
+    """Return what the command line asks for. Raises ValueError, in one line."""
+    recipes = {name: (text, CollectConfig(recipe, policies=tyro.MISSING)) for name, (text, recipe) in RECIPES.items()}
+    known = {**recipes, **OWN, **GOALS, **DEMOS, **WORLDS}
+    return in_one_line(lambda: tyro.extras.overridable_config_cli(known, args=argv, prog="surefoot collect"))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Collect one data set and return the exit code: 0 when done, 1 on failure, 130 when interrupted."""
-    defaults = {name: (text, CollectConfig(recipe, policies=tyro.MISSING)) for name, (text, recipe) in RECIPES.items()}
     try:
-        config = in_one_line(
-            lambda: tyro.extras.overridable_config_cli(
-                {**defaults, **OWN, **GOALS, **DEMOS, **WORLDS}, args=argv, prog="surefoot collect"
-            )
-        )
+        config = read(argv)
         if not isinstance(config, CollectConfig):
             print(f"{config.out / config.name}: {_run_other(config, Console(stderr=True))}")
             return 0

@@ -260,6 +260,17 @@ def check(own: argparse.Namespace) -> None:
         raise ValueError(f"--out {own.out} is a folder; name a file in it")
 
 
+def read(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str], RunConfig]:
+    """Return this command's own options, the other words, and the config that these name. Raises ValueError or KeyError."""
+    from configs.presets import PRESETS
+    from deploy.commandline import resolve
+    from deploy.evaluation_arms import PROG, alone
+
+    own, rest = parser().parse_known_args(argv)
+    check(own)
+    return own, rest, alone(resolve(rest, PRESETS, PROG))
+
+
 def try_out(arms: Sequence[Arm | EarlierArm]) -> None:
     """Raise ValueError, in one line that names the arm, for one that cannot run."""
     from deploy.arms import build
@@ -277,7 +288,7 @@ def main(argv: Sequence[str]) -> int:
     """Evaluate a preset; return the exit code."""
     from configs.presets import PRESETS
     from deploy.commandline import HELP, guarded, resolve
-    from deploy.evaluation_arms import PROG, Arm, alone, parse_arms
+    from deploy.evaluation_arms import PROG, Arm, parse_arms
     from deploy.interrupt import Interrupts
 
     def body() -> int:
@@ -285,9 +296,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"{parser().format_usage()}{__doc__}")
         if not argv or any(arg in HELP for arg in argv):
             resolve([arg for arg in argv[:1] if arg not in HELP] + ["--help"], PRESETS, PROG)
-        own, rest = parser().parse_known_args(argv)
-        check(own)
-        cfg = alone(resolve(rest, PRESETS, PROG))
+        own, rest, cfg = read(argv)
         arms = [Arm(cfg.preset, shlex.join(rest), cfg), *parse_arms(own.against, cfg, own.episodes, PRESETS)]
         try_out(arms)
         return measure(arms, own, shlex.join(["surefoot", "evaluate", *argv]))

@@ -199,10 +199,17 @@ def open_view(cfg: RunConfig, parts: Parts) -> tuple[Feed, Viewer] | tuple[None,
     return feed, viewer
 
 
+def read(argv: Sequence[str]) -> RunConfig:
+    """Return the config that `PRESET [--overrides]` names. Raises ValueError or KeyError, in one line."""
+    from configs.presets import PRESETS
+    from deploy.commandline import resolve
+
+    return resolve(argv, PRESETS, "surefoot run")
+
+
 def main(argv: Sequence[str]) -> int:
     """Run `PRESET [--overrides]`; return the exit code: 0, 1 (failed), 2 (bad input) or 130 (interrupted)."""
-    from configs.presets import PRESETS
-    from deploy.commandline import HELP, guarded, resolve
+    from deploy.commandline import HELP, guarded
     from deploy.interrupt import Interrupts
     from deploy.live import HELP as BESIDE
     from deploy.live import live, take_company
@@ -211,7 +218,7 @@ def main(argv: Sequence[str]) -> int:
         company, rest = take_company(argv, "--operator")
         if any(arg in HELP for arg in rest):
             print(BESIDE.replace("--with", "--operator"))
-        return live(resolve(rest, PRESETS, "surefoot run"), stop, company, args=argv)
+        return live(read(rest), stop, company, args=argv)
 
     with Interrupts() as stop:
         return guarded(body)

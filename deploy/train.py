@@ -1,4 +1,8 @@
-"""`surefoot train PRESET`: train the parts of a world model, with progress; Ctrl-C keeps what is done, the same command resumes."""
+"""`surefoot train PRESET [--PART.SETTING ...]`: train the parts of a world model, with progress.
+
+Whatever the preset says can be overridden, for example --step.train.weight-decay 0.1. Ctrl-C keeps what is done, and the
+same command resumes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from configs.models import LATENT_MODELS, MODELS
-from deploy.commandline import complain, guarded, in_one_line
+from deploy.commandline import complain, guarded, in_one_line, refuse_unknown
+from deploy.config import option_names
 from deploy.telemetry import commit
 from world_models.checkpoint import LATENT_PARTS, PARTS, save_part, save_tensors
 from world_models.fit import TASKS, ModelConfig, Task, replay_windows
@@ -23,12 +28,16 @@ from world_models.latents import HEAD_TASKS, LATENT_TASKS, LatentModelConfig
 from world_models.training import Run, TrainConfig, train
 
 Part = Literal["proposal", "dynamics", "step", "value", "policy", "jepa", "temporal", "inverse", "decoder", "ensemble"]
-ALL_MODELS: dict[str, ModelConfig | LatentModelConfig] = {**MODELS, **LATENT_MODELS}
+Model = ModelConfig | LatentModelConfig
+ALL_MODELS: dict[str, Model] = {**MODELS, **LATENT_MODELS}
 
 
 @dataclass(frozen=True)
 class TrainArgs:
-    """Train a world model part by part and write its weights and cards."""
+    """Train a world model part by part and write its weights and cards.
+
+    What the preset says of a part is overridden by its name, for example --step.train.weight-decay 0.1.
+    """
 
     preset: Annotated[str, tyro.conf.Positional]
     """Which model: see configs/models.py."""
@@ -44,25 +53,46 @@ class TrainArgs:
     """Folder for resumable state."""
     steps: int | None = None
     """Fewer or more optimiser steps than the preset's."""
+    seed: int | None = None
+    """Of every part's training, instead of the preset's."""
     skip_missing: bool = False
     """Learn from the data sets that are there: the first pass, before the planner itself could act."""
     threads: int = 2
 
 
-def part_config(args: TrainArgs, part: str) -> tuple[ModelConfig | LatentModelConfig, TrainConfig]:
-    """Return the preset's config with what was asked for changed, and the part's training."""
-    cfg = ALL_MODELS[args.preset]
-    own = getattr(cfg, part, None)
+def read(argv: list[str] | None) -> tuple[TrainArgs, Model]:
+    """Return the command line's own options, and the preset's model with what it overrides. Raises ValueError, in one line."""
+    args, rest = in_one_line(lambda: tyro.cli(TrainArgs, args=argv, prog="surefoot train", return_unknown_args=True))
+    if args.preset not in ALL_MODELS:
+        near = difflib.get_close_matches(args.preset, ALL_MODELS) or sorted(ALL_MODELS)
+        raise ValueError(f"no model preset {args.preset!r}; choose from {near}")
+    base = ALL_MODELS[args.preset]
+    model, unknown = in_one_line(lambda: _overridden(base, rest))
+    if unknown:
+        refuse_unknown(unknown, [*option_names(args), *option_names(base)])
+    return args, model
+
+
+def _overridden(base: Model, rest: list[str]) -> tuple[Model, list[str]]:
+    config = (tyro.conf.AvoidSubcommands,)
+    return tyro.cli(type(base), default=base, args=rest, config=config, return_unknown_args=True)
+
+
+def part_config(args: TrainArgs, model: Model, part: str) -> tuple[Model, TrainConfig]:
+    """Return the model with what was asked for of a part changed, and the part's training."""
+    own = getattr(model, part, None)
     if own is None:
         raise ValueError(f"{args.preset} has no part {part!r}: leave it out of --parts")
     if args.steps is not None:
         own = replace(own, train=replace(own.train, steps=args.steps))
+    if args.seed is not None:
+        own = replace(own, train=replace(own.train, seed=args.seed))
     if args.dataset:
         own = replace(own, data=tuple(str(path.absolute()) for path in args.dataset))
     elif args.skip_missing:
         there = tuple(name for name in own.data if (args.data / name).is_dir())
-        own = replace(own, data=there or getattr(cfg, "proposal", own).data)
-    return replace(cfg, **{part: own}), own.train
+        own = replace(own, data=there or getattr(model, "proposal", own).data)
+    return replace(model, **{part: own}), own.train
 
 
 def task_of(part: str, cfg: Any, data: Path, out: Path) -> Task:
@@ -87,17 +117,14 @@ def train_part(task: Task, run: Run, part: str, console: Console) -> list[list[f
     return run.curve
 
 
-def train_all(args: TrainArgs, console: Console) -> None:
-    """Train the parts one after the other."""
-    if args.preset not in ALL_MODELS:
-        near = difflib.get_close_matches(args.preset, ALL_MODELS) or sorted(ALL_MODELS)
-        raise ValueError(f"no model preset {args.preset!r}; choose from {near}")
+def train_all(args: TrainArgs, console: Console, overridden: Model | None = None) -> None:
+    """Train the parts of the preset, or of the `overridden` one, one after the other."""
     torch.set_num_threads(args.threads)
     out = args.out or Path("checkpoints") / args.preset
-    model = ALL_MODELS[args.preset]
+    model = overridden or ALL_MODELS[args.preset]
     parts = args.parts or [part for part in (*PARTS, *LATENT_PARTS) if getattr(model, part, None) is not None]
     for part in parts:
-        cfg, training = part_config(args, part)
+        cfg, training = part_config(args, model, part)
         torch.manual_seed(training.seed)
         task = task_of(part, cfg, args.data, out)
         data = zlib.crc32(f"{task.card['data']} {task.card['transitions']}".encode())  # other data: another training
@@ -117,9 +144,9 @@ def main(argv: list[str] | None = None) -> int:
 
     def body() -> int:
         console = Console()
-        args = in_one_line(lambda: tyro.cli(TrainArgs, args=argv, prog="surefoot train"))
+        args, model = read(argv)
         try:
-            train_all(args, console)
+            train_all(args, console, model)
         except KeyboardInterrupt:
             return complain("interrupted: run the same command again to go on from the last saved step", 130)
         except FloatingPointError as error:
