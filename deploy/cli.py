@@ -45,6 +45,12 @@ def _evaluate() -> Main:
     return main
 
 
+def _sweep() -> Main:
+    from deploy.sweep import main
+
+    return main
+
+
 def _calibrate() -> Main:
     from deploy.calibrate import main
 
@@ -94,6 +100,7 @@ COMMANDS: dict[str, tuple[str, Callable[[], Main]]] = {
     "train": ("train the parts of a world model", _train),
     "practise": ("let a model learn to pursue goals by pursuing them", _practise),
     "evaluate": ("measure the return of a preset over many episodes", _evaluate),
+    "sweep": ("search options of a command with many trials, here or on a Ray cluster", _sweep),
     "calibrate": ("learn what surprise looks like on a healthy robot", _calibrate),
     "export-policy": ("write a preset's planner as a policy folder for lerobot", _export_policy),
     "record": ("record a preset's planner at work", _record),

@@ -130,10 +130,13 @@ def from_yaml(text: str, presets: Mapping[str, RunConfig], origin: str) -> RunCo
     return overlay(presets[tree["preset"]], tree, origin)
 
 
-def overlay(base: Any, tree: Mapping[str, Any], where: str) -> Any:
-    """Return the dataclass `base` with the values of `tree`. Raises ValueError for a name or a type that it has not."""
+def overlay(base: Any, tree: Mapping[str, Any], where: str, **more: Any) -> Any:
+    """Return the dataclass `base` with the values of `tree`, and `more` as they are.
+
+    Raises ValueError for a name or a type that it has not.
+    """
     fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
-    changes = {}
+    changes = dict(more)
     for key, value in tree.items():
         if key not in fields:
             raise ValueError(f"{where}: no setting {key!r}; near misses: {near(key, fields)}")

@@ -32,7 +32,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def commit() -> str:
-    """Return the commit of the checkout, with `+` where files differ from it; "unknown" outside a checkout."""
+    """Return the commit of the checkout, with `+` where files differ from it; outside a checkout what SUREFOOT_COMMIT says."""
     try:
         out = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
@@ -43,7 +43,7 @@ def commit() -> str:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return os.environ.get("SUREFOOT_COMMIT", "unknown")
     return out.stdout.strip()
 
 

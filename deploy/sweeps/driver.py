@@ -1,0 +1,139 @@
+"""Hands trials to Ray and writes down what becomes of them. All that it knows is in the journal; Ray may die at any time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from deploy.sweeps.halving import falls_behind, last_rung
+from deploy.sweeps.journal import LOST, Outcome, Trial
+from deploy.sweeps.plan import Sweep
+from deploy.sweeps.trial import Order, carry_out
+from deploy.sweeps.verbs import VERBS, direction_of_reports
+
+WAIT_S = 0.5
+AHEAD = 4
+"""Tries beyond the room that there is, which a cluster that grows by demand sees waiting."""
+LOOK_S = 2.0
+"""Between two looks at what trials report."""
+
+
+def _on_a_node(order: Order) -> Outcome:
+    """Carry out an order on the node that Ray has chosen."""
+    from deploy.sweeps.cluster import this_node
+
+    return carry_out(order, this_node())
+
+
+class Driver:
+    """Runs what is not over of a sweep."""
+
+    def __init__(
+        self, sweep: Sweep, shield: Callable[[], AbstractContextManager[None]], told: Callable[[Trial], None]
+    ) -> None:
+        self._sweep, self._shield, self._told = sweep, shield, told
+        self._journal, self._store = sweep.journal, sweep.store
+        self._under_way: dict[Any, tuple[Trial, int]] = {}  # Ray's reference -> trial and number of the try
+        self._judged: dict[str, int] = {}  # trial -> rung
+        self._looked_s = time.monotonic()
+
+    @staticmethod
+    def place(trial: Trial, number: int) -> str:
+        """Return the folder of a try in the store."""
+        return f"{trial.id}/try-{number}"
+
+    def take_up(self) -> None:
+        """End the tries that a driver before this one left running: with their outcome, where that is in the store."""
+        for trial in self._journal.trials.values():
+            if trial.status == "running":
+                number = trial.tries[-1].number
+                said = self._store.read(f"{self.place(trial, number)}/outcome.json")
+                self._end(trial, number, Outcome("interrupted", "the sweep ended") if said is None else Outcome(**said))
+
+    def run(self) -> None:
+        """Run every trial that is not over. Raises what Ray raises where the cluster is gone, ValueError where no try can run."""
+        import ray
+
+        from deploy.sweeps.cluster import remote, slots
+
+        task = remote(_on_a_node, self._sweep.spec.resources)
+        waiting = [trial for trial in self._journal.trials.values() if trial.status == "waiting"]
+        while waiting or self._under_way:
+            room = slots(self._sweep.spec.resources) + AHEAD - len(self._under_way)
+            while waiting and room > 0:
+                self._hand_out(task, waiting.pop(0))
+                room -= 1
+            ready, _ = ray.wait(list(self._under_way), timeout=WAIT_S)
+            for reference in ready:
+                trial = self._settle(reference)
+                if trial.status == "waiting":
+                    waiting.append(trial)
+            self._look()
+
+    def leave(self) -> None:
+        """Write down that the tries under way are interrupted."""
+        for trial, number in self._under_way.values():
+            self._end(trial, number, Outcome("interrupted", "the sweep was interrupted"))
+        self._under_way.clear()
+
+    @property
+    def under_way(self) -> list[tuple[Trial, int]]:
+        """The trials that were handed out, with the number of the try."""
+        return list(self._under_way.values())
+
+    def _hand_out(self, task: Any, trial: Trial) -> None:
+        spec, sweep = self._sweep.spec, self._sweep
+        verb = VERBS[spec.verb]
+        before = trial.tries[-1] if trial.tries else None
+        with self._shield():
+            number = self._journal.start(trial)
+            after = None
+            if before is not None and before.ended in LOST and verb.goes_on:
+                at = self.place(trial, before.number)
+                after = at if self._store.has(at) else None
+            command = ("{python}", "-P", "-m", "deploy.cli", spec.verb, *trial.words, *verb.placed)
+            order = Order(spec, command, sweep.storage, self.place(trial, number), after, sweep.cwd, sweep.commit)
+            self._under_way[task.remote(order)] = (trial, number)
+
+    def _settle(self, reference: Any) -> Trial:
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        trial, number = self._under_way[reference]
+        try:
+            outcome: Any = ray.get(reference)
+        except RayTaskError as error:
+            if isinstance(error.cause, ValueError):  # no node would do better
+                raise ValueError(str(error.cause)) from None
+            outcome = Outcome("failed", f"{type(error.cause).__name__}: {error.cause}")
+        except RayError as error:
+            said = str(error).strip().splitlines()
+            outcome = Outcome("lost", f"{type(error).__name__}: {said[0] if said else ''}")
+        with self._shield():
+            del self._under_way[reference]
+            self._end(trial, number, outcome)
+        return trial
+
+    def _end(self, trial: Trial, number: int, outcome: Outcome) -> None:
+        if self._journal.end(trial, number, outcome, self._store.at(self.place(trial, number))):
+            self._told(trial)
+
+    def _look(self) -> None:
+        """Read what the trials under way report, and tell those to stop that fall behind."""
+        asha = self._sweep.spec.asha
+        if asha is None or time.monotonic() - self._looked_s < LOOK_S:
+            return
+        self._looked_s = time.monotonic()
+        direction = direction_of_reports(self._sweep.spec)
+        for trial, number in self.under_way:
+            status = self._store.read(f"{self.place(trial, number)}/status.json")
+            trial.reports = trial.reports if status is None else status["reports"]
+            rung = last_rung(trial.reports, asha)
+            if rung is None or self._judged.get(trial.id) == rung:
+                continue
+            self._judged[trial.id] = rung
+            others = [other.reports for other in self._journal.trials.values() if other is not trial]
+            if falls_behind(trial.reports, others, asha, direction):
+                self._store.write(f"{self.place(trial, number)}/stop", {"rung": rung})
