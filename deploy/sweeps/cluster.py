@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,13 +45,14 @@ def connected(address: str | None, code: Path, cpus: float | None = None) -> Ite
     if address is None:
         here = {"num_cpus": cpus or usable_cpus(), "include_dashboard": False, "object_store_memory": STORE_BYTES}
     try:
-        ray.init(
-            address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"working_dir": str(code)},
-            **here,
-        )
+        with _signals_kept():
+            ray.init(
+                address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"working_dir": str(code)},
+                **here,
+            )
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         said = " ".join(str(error).split())
         raise ConnectionError(f"no Ray cluster at {address or 'this machine'}: {said:.200}") from None
@@ -57,6 +60,19 @@ def connected(address: str | None, code: Path, cpus: float | None = None) -> Ite
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep what signals do: Ray would end a driver at SIGTERM, before it can write anything down."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def remote(function: Callable[..., Any], resources: Resources) -> Any:

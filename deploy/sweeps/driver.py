@@ -109,8 +109,7 @@ class Driver:
                 raise ValueError(str(error.cause)) from None
             outcome = Outcome("failed", f"{type(error.cause).__name__}: {error.cause}")
         except RayError as error:
-            said = str(error).strip().splitlines()
-            outcome = Outcome("lost", f"{type(error).__name__}: {said[0] if said else ''}")
+            outcome = Outcome("lost", f"{type(error).__name__}: {str(error).strip().partition('. ')[0]:.200}")
         with self._shield():
             del self._under_way[reference]
             self._end(trial, number, outcome)

@@ -47,6 +47,10 @@ class Draw:
         return float(low), float(high)  # pyright: ignore[reportArgumentType]
 
 
+def _none_or_positive(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and value > 0)
+
+
 @dataclass(frozen=True)
 class Resources:
     """What one trial is given; Ray starts it where so much is free."""
@@ -57,7 +61,7 @@ class Resources:
     """A trial that takes more is ended; None: no limit."""
 
     def __post_init__(self) -> None:
-        if not self.num_cpus > 0 or self.num_gpus < 0 or (self.memory_gb is not None and self.memory_gb <= 0):
+        if not self.num_cpus > 0 or self.num_gpus < 0 or not _none_or_positive(self.memory_gb):
             raise ValueError(f"resources need num_cpus > 0, num_gpus >= 0 and memory_gb > 0, got {self}")
 
 
@@ -103,8 +107,8 @@ class SweepSpec:
             raise ValueError(f"seeds must be different numbers >= 0, at least one, got {list(self.seeds)}")
         if self.retries < 0:
             raise ValueError(f"retries must be >= 0, got {self.retries}")
-        if self.time_out_s is not None and not self.time_out_s > 0:
-            raise ValueError(f"time_out_s must be > 0, got {self.time_out_s}")
+        if not _none_or_positive(self.time_out_s):
+            raise ValueError(f"time_out_s must be a number > 0, or null, got {self.time_out_s!r}")
         if (self.draws > 0) != bool(self.random) or self.draws < 0:
             raise ValueError(f"random and draws > 0 go together, got {len(self.random)} options and draws {self.draws}")
         empty = [name for name, values in self.grid.items() if not values]
