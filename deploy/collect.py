@@ -55,6 +55,8 @@ class Asked:
     episodes: int
     out: Path = Path("data")
     workers: int = 2
+    address: str | None = None
+    """Ray cluster (HOST:PORT, or auto) whose nodes run the episodes, instead of processes of this machine."""
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.workers < 1:
@@ -271,7 +273,7 @@ def run_own(config: OwnConfig, console: Console) -> str:
     base = PRESETS[config.preset][1]
     cfg = replace(base, faults=(), adapt=False, control_arm=False, plan_latency_s=config.plan_latency_s)
     spool = config.out / f"{config.name}.spool"
-    made = watch_and_keep(cfg, FIRST, config.episodes, config.workers, spool)
+    made = watch_and_keep(cfg, FIRST, config.episodes, config.workers, spool, config.address)
     about = {"preset": config.preset, "made_with": made_with(cfg)}
     return write(made, config, Layout.of(robot_spec(cfg.robot, cfg.version)), about, console)
 
@@ -321,7 +323,9 @@ def spooled(config: Asked, how: object, play: Callable[[int], Episode]) -> Itera
     from deploy.watch import keep, side_by_side
 
     spool = Spool(config.out / f"{config.name}.spool" / f"{zlib.crc32(repr(how).encode()):08x}")
-    return keep(spool, range(config.episodes), lambda missing: side_by_side(play, missing, config.workers))
+    return keep(
+        spool, range(config.episodes), lambda missing: side_by_side(play, missing, config.workers, config.address)
+    )
 
 
 def write(

@@ -8,6 +8,8 @@ be another preset of the same robot, NAME="PRESET OVERRIDES", or an earlier resu
 that cannot be told apart are not ranked: it is said how many episodes would tell. Success is to be at the goal at the end,
 or not to fall; some robots have neither.
 
+--workers N runs episodes in so many processes, --address HOST:PORT (or auto) on a Ray cluster: the result is the same.
+
 --videos K shows K episodes, from the worst to the best (default 3). FILE is JSON; beside it, FILE without .json stands for
 the page, .report.html, and the folder of finished episodes, .episodes/: the same command goes on from there after an
 interruption, or with more --episodes.
@@ -19,7 +21,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,15 +175,21 @@ def open_evaluation(arms: Sequence[Arm | EarlierArm], episodes: int, folder: Pat
     return Evaluation(arms, episodes, kept, done)
 
 
-def run(evaluation: Evaluation, workers: int) -> None:
-    """Run what is missing, with progress; each episode is kept once it is done."""
+def absolute(cfg: RunConfig) -> RunConfig:
+    """Return the config for a node, where relative paths begin elsewhere."""
+    return cfg if cfg.goals_from is None else replace(cfg, goals_from=cfg.goals_from.absolute())
+
+
+def run(evaluation: Evaluation, workers: int, address: str | None = None) -> None:
+    """Run what is missing, with progress, in processes or on the Ray cluster there; each episode is kept once it is done."""
     from rich.console import Console
     from rich.progress import track
 
     from deploy.watch import side_by_side
 
     missing, before = evaluation.missing(), len(evaluation.done)
-    made = side_by_side(_one, [(arm.cfg, episode) for arm, episode in missing], workers)
+    work = [(arm.cfg if address is None else absolute(arm.cfg), episode) for arm, episode in missing]
+    made = side_by_side(_one, work, workers, address)
     if before:
         print(f"{before} of {before + len(missing)} episodes were done before", file=sys.stderr)
     console, total = Console(stderr=True), before + len(missing)
@@ -206,12 +214,14 @@ def measure(arms: Sequence[Arm | EarlierArm], own: argparse.Namespace, command: 
 
     evaluation = open_evaluation(arms, own.episodes, beside(own.out, ".episodes"))
     try:
-        run(evaluation, own.workers)
+        run(evaluation, own.workers, own.address)
     except KeyboardInterrupt:
         report = evaluation.report("interrupted")
         write_json(own.out, report)
         done = f"{report['n']} of {own.episodes} episodes are in {own.out}"
         return complain(f"interrupted; {done}; the same command goes on", 130)
+    except ConnectionError as error:
+        return complain(str(error), 1)
     report = evaluation.report("ok")
     write_json(own.out, report)
     results = {arm.name: evaluation.results(arm) for arm in arms if isinstance(arm, Arm)}
@@ -245,6 +255,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--against", action="append", default=[], metavar="NAME=...")
     own.add_argument("--videos", type=int, default=3)
     own.add_argument("--workers", type=int, default=1)
+    own.add_argument("--address")
     return own
 
 

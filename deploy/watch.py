@@ -223,17 +223,19 @@ def live(cfg: RunConfig, number: int, agent: MpcAgent | Callable[[SimRobot], Mpc
     )
 
 
-def watch(cfg: RunConfig, numbers: Sequence[int], workers: int = 1) -> Iterator[Episode]:
-    """Yield the episodes in order."""
+def watch(cfg: RunConfig, numbers: Sequence[int], workers: int = 1, address: str | None = None) -> Iterator[Episode]:
+    """Yield the episodes in order; they are made in so many processes, or on the Ray cluster at `address`."""
     groups = [numbers[i : i + TOGETHER] for i in range(0, len(numbers), TOGETHER)]
-    for group in side_by_side(partial(watch_together, cfg), groups, workers):
+    for group in side_by_side(partial(watch_together, cfg), groups, workers, address):
         yield from group
 
 
-def watch_and_keep(cfg: RunConfig, first: int, count: int, workers: int, folder: Path) -> Iterator[Episode]:
+def watch_and_keep(
+    cfg: RunConfig, first: int, count: int, workers: int, folder: Path, address: str | None = None
+) -> Iterator[Episode]:
     """Yield `count` episodes from number `first` on, kept in a spool under `folder`: the same call later goes on from there."""
     spool = Spool(folder / f"{cfg.preset}-{made_with(cfg):08x}")
-    return keep(spool, range(first, first + count), lambda missing: watch(cfg, missing, workers))
+    return keep(spool, range(first, first + count), lambda missing: watch(cfg, missing, workers, address))
 
 
 def keep(spool: Spool, numbers: Sequence[int], make: Callable[[Sequence[int]], Iterator[Episode]]) -> Iterator[Episode]:
@@ -249,10 +251,20 @@ def keep(spool: Spool, numbers: Sequence[int], make: Callable[[Sequence[int]], I
             yield episode
 
 
-def side_by_side[X, T](make: Callable[[X], T], work: Sequence[X], workers: int) -> Iterator[T]:
-    """Yield what `make` returns for each piece of work, in order; with more than one worker, made in processes."""
+def side_by_side[X, T](
+    make: Callable[[X], T], work: Sequence[X], workers: int, address: str | None = None
+) -> Iterator[T]:
+    """Yield what `make` returns for each piece of work, in order.
+
+    With more than one worker it is made in processes, with an `address` on the Ray cluster there, whatever `workers` says.
+    """
     from deploy.interrupt import ignored_by_children
 
+    if address is not None and work:
+        from deploy.sweeps.cluster import scattered
+
+        yield from scattered(make, work, address)
+        return
     if workers == 1:
         yield from map(make, work)
         return

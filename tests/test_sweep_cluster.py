@@ -130,6 +130,7 @@ def test_a_node_and_then_the_driver_are_killed_and_every_trial_ends_exactly_once
     assert any(one["ended"] == "interrupted" for record in after.values() for one in record["tries"])
     assert killed[0] not in {record["node"] for record in after.values() if record["id"] not in before}
     the_page_and_the_numbers_say_what_the_journal_says(out)
+    an_evaluation_whose_episodes_run_on_the_nodes_is_the_same(cluster, out)
     a_zombie_and_a_second_resume_change_nothing(out)
 
 
@@ -141,6 +142,27 @@ def the_page_and_the_numbers_say_what_the_journal_says(out):
     page = (out / "report.html").read_text()
     assert 'src="http' not in page
     assert all(record["id"] in page for record in records(out))
+
+
+def an_evaluation_whose_episodes_run_on_the_nodes_is_the_same(cluster, out):
+    """`surefoot evaluate --address` finds what the process of a trial found with the same words."""
+    record = records(out)[0]
+    found = out / "again.json"
+    words = [
+        sys.executable,
+        "-m",
+        "deploy.cli",
+        "evaluate",
+        *record["words"],
+        "--out",
+        str(found),
+        "--address",
+        cluster.address,
+    ]
+    made = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert made.returncode == 0, made.stderr
+    trial = json.loads((Path(record["artefacts"]) / "result.json").read_text())
+    assert json.loads(found.read_text())["per_episode"] == trial["per_episode"]
 
 
 def a_zombie_and_a_second_resume_change_nothing(out):

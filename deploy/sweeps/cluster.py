@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
+import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from deploy.sweeps.spec import Resources
+from deploy.sweeps.snapshot import take
+from deploy.sweeps.spec import Resources
 
 STORE_BYTES = 80_000_000
 """Of shared memory for Ray's objects, of which we send hardly any; less is not allowed."""
+AHEAD = 4
+"""Tasks beyond the room that there is, which a cluster that grows by demand sees waiting."""
 
 
 def usable_cpus() -> int:
@@ -73,6 +78,30 @@ def _signals_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def scattered[X, T](make: Callable[[X], T], work: Sequence[X], address: str) -> Iterator[T]:
+    """Yield what `make` returns for each piece of work, in order, made on the nodes; what a lost node had is made again.
+
+    Raises what `make` raises.
+    """
+    with tempfile.TemporaryDirectory(prefix="surefoot-code-") as folder:
+        take(Path(folder) / "code")
+        with connected(address, Path(folder) / "code"):
+            import ray
+            from ray.exceptions import RayTaskError
+
+            task: Any = ray.remote(num_cpus=1, max_retries=3)(lambda piece: make(piece))
+            left, waiting = iter(work), deque[Any]()
+            while True:
+                ahead = slots(Resources()) + AHEAD - len(waiting)
+                waiting.extend(task.remote(piece) for piece in itertools.islice(left, max(0, ahead)))
+                if not waiting:
+                    return
+                try:
+                    yield ray.get(waiting.popleft())
+                except RayTaskError as error:
+                    raise error.cause from None
 
 
 def remote(function: Callable[..., Any], resources: Resources) -> Any:

@@ -10,12 +10,11 @@ from typing import Any
 from deploy.sweeps.halving import falls_behind, last_rung
 from deploy.sweeps.journal import LOST, Outcome, Trial
 from deploy.sweeps.plan import Sweep
+from deploy.sweeps.spec import SweepSpec
 from deploy.sweeps.trial import Order, carry_out
 from deploy.sweeps.verbs import VERBS, direction_of_reports
 
 WAIT_S = 0.5
-AHEAD = 4
-"""Tries beyond the room that there is, which a cluster that grows by demand sees waiting."""
 LOOK_S = 2.0
 """Between two looks at what trials report."""
 
@@ -27,13 +26,22 @@ def _on_a_node(order: Order) -> Outcome:
     return carry_out(order, this_node())
 
 
+def command_of(spec: SweepSpec, trial: Trial) -> tuple[str, ...]:
+    """Return the command that a trial is: one of ours, by the code beside it and not by a checkout that is installed."""
+    return ("{python}", "-P", "-m", "deploy.cli", spec.verb, *trial.words, *VERBS[spec.verb].placed)
+
+
 class Driver:
     """Runs what is not over of a sweep."""
 
     def __init__(
-        self, sweep: Sweep, shield: Callable[[], AbstractContextManager[None]], told: Callable[[Trial], None]
+        self,
+        sweep: Sweep,
+        shield: Callable[[], AbstractContextManager[None]],
+        told: Callable[[Trial], None],
+        command: Callable[[SweepSpec, Trial], tuple[str, ...]] = command_of,
     ) -> None:
-        self._sweep, self._shield, self._told = sweep, shield, told
+        self._sweep, self._shield, self._told, self._command = sweep, shield, told, command
         self._journal, self._store = sweep.journal, sweep.store
         self._under_way: dict[Any, tuple[Trial, int]] = {}  # Ray's reference -> trial and number of the try
         self._judged: dict[str, int] = {}  # trial -> rung
@@ -56,7 +64,7 @@ class Driver:
         """Run every trial that is not over. Raises what Ray raises where the cluster is gone, ValueError where no try can run."""
         import ray
 
-        from deploy.sweeps.cluster import remote, slots
+        from deploy.sweeps.cluster import AHEAD, remote, slots
 
         task = remote(_on_a_node, self._sweep.spec.resources)
         waiting = [trial for trial in self._journal.trials.values() if trial.status == "waiting"]
@@ -84,17 +92,16 @@ class Driver:
         return list(self._under_way.values())
 
     def _hand_out(self, task: Any, trial: Trial) -> None:
-        spec, sweep = self._sweep.spec, self._sweep
-        verb = VERBS[spec.verb]
+        sweep, spec = self._sweep, self._sweep.spec
         before = trial.tries[-1] if trial.tries else None
+        after = None
+        if before is not None and before.ended in LOST and VERBS[spec.verb].goes_on:
+            at = self.place(trial, before.number)
+            after = at if self._store.has(at) else None
         with self._shield():
             number = self._journal.start(trial)
-            after = None
-            if before is not None and before.ended in LOST and verb.goes_on:
-                at = self.place(trial, before.number)
-                after = at if self._store.has(at) else None
-            command = ("{python}", "-P", "-m", "deploy.cli", spec.verb, *trial.words, *verb.placed)
-            order = Order(spec, command, sweep.storage, self.place(trial, number), after, sweep.cwd, sweep.commit)
+            place = self.place(trial, number)
+            order = Order(spec, self._command(spec, trial), sweep.storage, place, after, sweep.cwd, sweep.commit)
             self._under_way[task.remote(order)] = (trial, number)
 
     def _settle(self, reference: Any) -> Trial:

@@ -70,7 +70,8 @@ def _train(words: Sequence[str]) -> dict[str, Any]:
 def _collect(words: Sequence[str]) -> dict[str, Any]:
     from deploy.collect import read
 
-    return {key: value for key, value in _plain(asdict(read(list(words)))).items() if key not in ("out", "workers")}
+    where = ("out", "workers", "address")
+    return {key: value for key, value in _plain(asdict(read(list(words)))).items() if key not in where}
 
 
 def _plain(value: Any) -> Any:
