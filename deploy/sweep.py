@@ -47,8 +47,8 @@ def with_ray(own: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return own
 
 
-def laid_out(argv: Sequence[str]) -> tuple[Sweep, argparse.Namespace]:
-    """Return the new sweep that a command line asks for. Raises ValueError, in one line."""
+def laid_out(argv: Sequence[str]) -> tuple[Path, argparse.Namespace]:
+    """Lay out the new sweep that a command line asks for; return its folder and the options. Raises ValueError, in one line."""
     from configs.sweeps import SWEEPS
     from deploy.sweeps.plan import new_sweep
     from deploy.sweeps.spec import read_spec, spec_of, tree_of
@@ -70,7 +70,8 @@ def laid_out(argv: Sequence[str]) -> tuple[Sweep, argparse.Namespace]:
         if word.startswith("--") and meant and word.removeprefix("--") not in spec.options:
             raise ValueError(f"no option {word!r}; near misses: {', '.join(meant)}")
     folder = own.out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-sweep-{spec.preset}"
-    return new_sweep(folder, spec, more, own.storage), own
+    new_sweep(folder, spec, more, own.storage)
+    return folder, own
 
 
 def go(sweep: Sweep, address: str | None, cpus: float | None, stop: Interrupts) -> int:
@@ -82,11 +83,13 @@ def go(sweep: Sweep, address: str | None, cpus: float | None, stop: Interrupts) 
     from deploy.sweeps.display import Display
     from deploy.sweeps.driver import Driver
 
+    if address and cpus:
+        raise ValueError("--cpus is for Ray on this machine, and --address joins a cluster: give one of them")
     display = Display(sweep, Console(stderr=True))
     driver = Driver(sweep, stop.shield, display.tell)
     total = len(sweep.journal.trials)
     try:
-        driver.take_up()
+        driver.close()
         if display.over < total:
             print(f"{display.over} of {total} trials are over; {sweep.folder}", file=sys.stderr)
             with connected(address, sweep.code, cpus), display:
@@ -95,11 +98,14 @@ def go(sweep: Sweep, address: str | None, cpus: float | None, stop: Interrupts) 
                 driver.run()
     except KeyboardInterrupt:
         with stop.shield():
-            driver.leave()
+            driver.close()
             write(sweep, "interrupted")
         return complain(f"interrupted; {display.over} of {total} trials are over; {again(sweep)} goes on", 130)
-    except (ConnectionError, ValueError):
-        driver.leave()
+    except ConnectionError as error:
+        driver.close()
+        return complain(f"{error}; {again(sweep)} goes on", 1)
+    except ValueError:
+        driver.close()
         raise
     write(sweep, "ok")
     return conclude(sweep)
@@ -155,15 +161,15 @@ def main(argv: Sequence[str]) -> int:
             return 0 if argv else 2
         try:
             if argv[0] != "resume":
-                sweep, own = laid_out(argv)
+                folder, own = laid_out(argv)
             else:
                 asked = with_ray(Options("surefoot sweep resume"))
                 asked.add_argument("folder", type=Path)
                 own = asked.parse_args(list(argv[1:]))
-                sweep = open_sweep(own.folder)
-            with alone(sweep.folder):
-                return go(sweep, own.address, own.cpus, stop)
-        except (ConnectionError, OSError) as error:
+                folder = open_sweep(own.folder).folder
+            with alone(folder):
+                return go(open_sweep(folder), own.address, own.cpus, stop)  # as it is once nobody else writes
+        except OSError as error:
             return complain(str(error), 1)
 
     with Interrupts() as stop:

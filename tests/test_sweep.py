@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from deploy.kept_episodes import EpisodeResult, KeptEpisodes
 from deploy.sweep import main
 from deploy.sweeps import guardian, verbs
+from deploy.sweeps.driver import Driver
 from deploy.sweeps.halving import falls_behind
-from deploy.sweeps.journal import MOST_LOST, Journal, Outcome, Trial, alone, identity
-from deploy.sweeps.plan import trials_of
+from deploy.sweeps.journal import MOST_LOST, Journal, Outcome, Trial, alone, identity, plain
+from deploy.sweeps.plan import new_sweep, open_sweep, trials_of
 from deploy.sweeps.results import found
 from deploy.sweeps.space import drawn_point, points, words
 from deploy.sweeps.spec import Asha, Draw, Resources, SweepSpec, spec_of, tree_of
@@ -233,7 +237,35 @@ def test_a_trial_is_tried_again_for_its_own_failures_so_often_and_for_lost_nodes
     assert [one.ended for one in trial.tries] == ends
 
 
-def test_a_folder_is_swept_by_one_process(tmp_path):
+def test_what_was_finished_while_no_driver_lived_is_taken_up_and_only_from_the_try_that_was_running(tmp_path):
+    sweep = new_sweep(tmp_path, dataclasses.replace(SPEC, seeds=(0, 1, 2)), [], None)
+    told = []
+    finished, cut_off, over = sweep.journal.trials.values()
+    for trial in (finished, cut_off, over):
+        sweep.journal.end(trial, sweep.journal.start(trial), Outcome("lost", "node died"), "")
+        sweep.store.write(f"{trial.id}/try-1/outcome.json", dataclasses.asdict(Outcome("ok", metric=-1.0)))
+        sweep.journal.start(trial)
+    sweep.journal.end(over, 2, Outcome("ok", metric=3.0), "")
+    sweep.store.write(f"{finished.id}/try-2/outcome.json", dataclasses.asdict(Outcome("ok", metric=2.0, node="a")))
+    left = open_sweep(tmp_path)
+    Driver(left, nullcontext, told.append).close()
+    after = left.journal.trials
+    assert (after[finished.id].status, after[finished.id].metric, after[finished.id].node) == ("done", 2.0, "a")
+    assert after[cut_off.id].status == "waiting"
+    assert [one.ended for one in after[cut_off.id].tries] == ["lost", "interrupted"]
+    assert after[over.id] == over
+    assert [trial.id for trial in told] == [finished.id, cut_off.id]
+    with pytest.raises(ValueError, match="holds a sweep: surefoot sweep resume"):
+        new_sweep(tmp_path, SPEC, [], None)
+
+
+def test_a_folder_is_swept_by_one_process(tmp_path, capsys):
+    new_sweep(tmp_path / "sweep", SPEC, [], None)
+    with alone(tmp_path / "sweep"):
+        assert main(["resume", str(tmp_path / "sweep")]) == 2
+    assert "sweep is being swept by another process" in capsys.readouterr().err
+    assert main(["resume", str(tmp_path / "sweep"), "--cpus", "2", "--address", "auto"]) == 2
+    assert "give one of them" in capsys.readouterr().err
     with alone(tmp_path), pytest.raises(ValueError, match="being swept by another process"), alone(tmp_path):
         pass
 
@@ -418,6 +450,14 @@ def test_what_training_and_evaluation_have_written_so_far_is_read(tmp_path):
     assert verbs.VERBS["train"].told_by(spec, tmp_path) == [(1000, 0.25), (3000, 0.125)]
 
 
+def test_the_episodes_of_an_evaluation_under_way_are_read_up_to_the_first_that_is_missing(tmp_path):
+    result = EpisodeResult(0, 1, 0.0, 3, "truncated", None, 0, (), np.zeros((4, 2)))
+    kept = KeptEpisodes(tmp_path / "result.episodes/linear-cem", 7)
+    for number, value in ((0, 4.0), (1, 2.0), (3, 9.0)):
+        kept.write(dataclasses.replace(result, episode=number, episode_return=value))
+    assert verbs.VERBS["evaluate"].told_by(SPEC, tmp_path) == [(1, 4.0), (2, 3.0)]
+
+
 # --- what is said
 
 
@@ -439,3 +479,5 @@ def test_points_are_ranked_by_the_mean_of_their_seeds_and_those_that_lack_some_c
 def test_the_id_is_a_hash_of_config_and_commit():
     assert identity({"a": 1, "b": 2.0}, "c") == identity({"b": 2.0, "a": 1}, "c")
     assert identity({"a": 1}, "c") != identity({"a": 1}, "d")
+    others = [{"a": value} for value in (None, 0, False, "0", float("inf"), float("nan"), 0.1, 0.1 + 1e-12, [0], {})]
+    assert len({identity(plain(config), "c") for config in others}) == len(others)

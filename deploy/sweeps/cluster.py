@@ -83,15 +83,19 @@ def _signals_kept() -> Iterator[None]:
 def scattered[X, T](make: Callable[[X], T], work: Sequence[X], address: str) -> Iterator[T]:
     """Yield what `make` returns for each piece of work, in order, made on the nodes; what a lost node had is made again.
 
-    Raises what `make` raises.
+    Raises what `make` raises, ConnectionError where the cluster is gone.
     """
+
+    def one(piece: X) -> T:  # Ray takes functions only, and a partial is none
+        return make(piece)
+
     with tempfile.TemporaryDirectory(prefix="surefoot-code-") as folder:
         take(Path(folder) / "code")
         with connected(address, Path(folder) / "code"):
             import ray
-            from ray.exceptions import RayTaskError
+            from ray.exceptions import RayError, RayTaskError
 
-            task: Any = ray.remote(num_cpus=1, max_retries=3)(lambda piece: make(piece))
+            task: Any = ray.remote(num_cpus=1, max_retries=3)(one)
             left, waiting = iter(work), deque[Any]()
             while True:
                 ahead = slots(Resources()) + AHEAD - len(waiting)
@@ -102,6 +106,8 @@ def scattered[X, T](make: Callable[[X], T], work: Sequence[X], address: str) -> 
                     yield ray.get(waiting.popleft())
                 except RayTaskError as error:
                     raise error.cause from None
+                except RayError as error:
+                    raise ConnectionError(f"the Ray cluster failed: {' '.join(str(error).split()):.200}") from None
 
 
 def remote(function: Callable[..., Any], resources: Resources) -> Any:

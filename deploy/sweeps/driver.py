@@ -52,8 +52,9 @@ class Driver:
         """Return the folder of a try in the store."""
         return f"{trial.id}/try-{number}"
 
-    def take_up(self) -> None:
-        """End the tries that a driver before this one left running: with their outcome, where that is in the store."""
+    def close(self) -> None:
+        """End the tries that are running in the journal, but no longer: with their outcome, where that is in the store."""
+        self._under_way.clear()
         for trial in self._journal.trials.values():
             if trial.status == "running":
                 number = trial.tries[-1].number
@@ -61,7 +62,15 @@ class Driver:
                 self._end(trial, number, Outcome("interrupted", "the sweep ended") if said is None else Outcome(**said))
 
     def run(self) -> None:
-        """Run every trial that is not over. Raises what Ray raises where the cluster is gone, ValueError where no try can run."""
+        """Run every trial that is not over. Raises ConnectionError where the cluster is gone, ValueError where no try can run."""
+        from ray.exceptions import RayError
+
+        try:
+            self._run()
+        except RayError as error:
+            raise ConnectionError(f"the Ray cluster is gone: {' '.join(str(error).split()):.200}") from None
+
+    def _run(self) -> None:
         import ray
 
         from deploy.sweeps.cluster import AHEAD, remote, slots
@@ -80,29 +89,23 @@ class Driver:
                     waiting.append(trial)
             self._look()
 
-    def leave(self) -> None:
-        """Write down that the tries under way are interrupted."""
-        for trial, number in self._under_way.values():
-            self._end(trial, number, Outcome("interrupted", "the sweep was interrupted"))
-        self._under_way.clear()
-
-    @property
-    def under_way(self) -> list[tuple[Trial, int]]:
-        """The trials that were handed out, with the number of the try."""
-        return list(self._under_way.values())
-
     def _hand_out(self, task: Any, trial: Trial) -> None:
         sweep, spec = self._sweep, self._sweep.spec
-        before = trial.tries[-1] if trial.tries else None
-        after = None
-        if before is not None and before.ended in LOST and VERBS[spec.verb].goes_on:
-            at = self.place(trial, before.number)
-            after = at if self._store.has(at) else None
+        after = self._left_by(trial) if VERBS[spec.verb].goes_on else None
         with self._shield():
             number = self._journal.start(trial)
             place = self.place(trial, number)
             order = Order(spec, self._command(spec, trial), sweep.storage, place, after, sweep.cwd, sweep.commit)
             self._under_way[task.remote(order)] = (trial, number)
+
+    def _left_by(self, trial: Trial) -> str | None:
+        """Return the folder that the next try goes on from: the newest since the last failure that has one."""
+        for one in reversed(trial.tries):
+            if one.ended not in LOST:
+                return None
+            if self._store.has(self.place(trial, one.number)):
+                return self.place(trial, one.number)
+        return None
 
     def _settle(self, reference: Any) -> Trial:
         import ray
@@ -133,7 +136,7 @@ class Driver:
             return
         self._looked_s = time.monotonic()
         direction = direction_of_reports(self._sweep.spec)
-        for trial, number in self.under_way:
+        for trial, number in self._under_way.values():
             status = self._store.read(f"{self.place(trial, number)}/status.json")
             trial.reports = trial.reports if status is None else status["reports"]
             rung = last_rung(trial.reports, asha)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from deploy.records import plain
 from envs.episodes import write_atomically
 
 Status = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -83,9 +83,19 @@ class Outcome:
     node: str = ""
 
 
+def plain(value: Any) -> Any:
+    """Return settings as JSON can say them, two that differ never alike: non-finite numbers, paths and such as text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    fits = value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+    return value if fits else str(value)
+
+
 def identity(config: Mapping[str, Any], commit: str) -> str:
     """Return the id of what a trial is: twelve hexadecimal digits, the same wherever it is asked for."""
-    text = json.dumps({"config": plain(config), "commit": commit}, sort_keys=True, allow_nan=False)
+    text = json.dumps({"config": config, "commit": commit}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -143,7 +153,7 @@ class Journal:
         return "waiting" if failed <= self._retries and lost < MOST_LOST else "failed"
 
     def _write(self, trial: Trial) -> None:
-        text = json.dumps(plain(asdict(trial)), indent=1, allow_nan=False) + "\n"
+        text = json.dumps(asdict(trial), indent=1, allow_nan=False) + "\n"
         write_atomically(self.path(trial.id), text.encode())
 
 

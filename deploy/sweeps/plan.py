@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.sweeps import verbs
-from deploy.sweeps.journal import Journal, Trial, identity
+from deploy.sweeps.journal import Journal, Trial, identity, plain
 from deploy.sweeps.snapshot import code_commit, take
 from deploy.sweeps.space import Point, points, words
 from deploy.sweeps.spec import SweepSpec, spec_of, tree_of
@@ -64,7 +64,7 @@ def trials_of(spec: SweepSpec, more: list[str], commit: str) -> list[Trial]:
         for seed in spec.seeds:
             said = trial_words(spec, point, seed, more)
             try:
-                config = {"verb": spec.verb, **resolved(said)}
+                config = plain({"verb": spec.verb, **resolved(said)})
             except (ValueError, KeyError) as error:
                 raise ValueError(f"surefoot {spec.verb} {' '.join(said)}: {error.args[0]}") from None
             name = identity(config, commit)

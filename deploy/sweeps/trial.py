@@ -79,7 +79,9 @@ def _workspace(store: Store, order: Order) -> Iterator[Path]:
     if store.folder is not None:
         folder = store.folder / order.place
         if order.after is not None:
-            shutil.copytree(store.folder / order.after, folder, ignore=_left_out, dirs_exist_ok=True)
+            part = folder.with_name(f".{folder.name}.part")
+            shutil.copytree(store.folder / order.after, part, ignore=_left_out, dirs_exist_ok=True)
+            part.rename(folder)
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
         return

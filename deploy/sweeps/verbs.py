@@ -23,7 +23,7 @@ class Verb:
     out: tuple[tuple[str, str], ...]
     """Options that the sweep gives: where things go."""
     resolved: Callable[[Sequence[str]], dict[str, Any]]
-    """What the words of a command line come to, as plain values. Raises ValueError or KeyError, in one line."""
+    """What the words of a command line come to. Raises ValueError or KeyError, in one line."""
     fields: tuple[str, ...]
     """Names that a metric may begin with."""
     goes_on: bool = True
@@ -71,15 +71,7 @@ def _collect(words: Sequence[str]) -> dict[str, Any]:
     from deploy.collect import read
 
     where = ("out", "workers", "address")
-    return {key: value for key, value in _plain(asdict(read(list(words)))).items() if key not in where}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, bool | int | float | str | None) else str(value)
+    return {key: value for key, value in asdict(read(list(words))).items() if key not in where}
 
 
 def _curve(spec: SweepSpec, folder: Path) -> Reports:
