@@ -45,10 +45,11 @@ class Near(DraftLink):
     def __init__(self, cfg, model):
         self.cfg, self.seen, self.restarts, self.hits, self.misses = cfg, Measured(), 0, 0, 0
         self.taken_on_hit = self.taken_on_miss = 0
-        self._known, self._accepted = {}, {}
+        self._known, self._accepted, self._ended, self._late_s = {}, {}, set(), None
         self.guesser = Guesser(cfg, model, None, frozenset({EOS}))
 
-    up = True
+    def ready(self):
+        return True
 
     def _exchange(self, message):
         drafts = self.guesser.hear(message)

@@ -71,6 +71,40 @@ def test_no_draft_is_longer_than_what_may_be_said(models):
     assert len(guesser.answer([(0, [], 0)], 8)[0].tokens) == 2
 
 
+def test_texts_in_rounds_of_their_own_keep_what_is_ready_for_them(models):
+    together, apart = guesser_of(models, fallback="jit"), guesser_of(models, fallback="jit")
+    hits = {True: 0, False: 0}
+    for guesser, at_once in ((together, True), (apart, False)):
+        for uid in (0, 1):
+            guesser.begin(uid, [uid + 1, 2, 3, 4], 4, {"max_tokens": 60, "temperature": 0.0, "grammar": None})
+        rows = {uid: (uid, [], 0) for uid in (0, 1)}
+        for _ in range(8):
+            for uids in ((0, 1),) if at_once else ((0,), (1,)):
+                for uid, draft in zip(uids, guesser.answer([rows[uid] for uid in uids], 2), strict=True):
+                    hits[at_once] += draft.hit
+                    rows[uid] = (uid, [*draft.tokens, guesser_says(models, guesser.who[uid], draft)], len(draft.tokens))
+                guesser.prepare(2)
+    assert hits[False] == hits[True] > 8
+
+
+def guesser_says(models, who, draft):
+    """What the small model itself says after a text and its draft."""
+    drafter = ModelDrafter(models[1], VOCAB, 1, 1024)
+    plain = Draftee(9, [*who.tokens, *draft.tokens], who.start, who.sampling, frozenset())
+    drafter.begin(plain)
+    return drafter.propose([plain], 1)[0].tokens[0]
+
+
+def test_a_draft_that_nobody_saw_is_no_hit_and_teaches_nothing(models):
+    guesser = guesser_of(models)
+    guesser.drafts = {0: Proposal((4,), (False,), (None,))}
+    guesser.ready = {(0, 0, 9): Proposal((3,), (False,), (None,), "model", True, (9,))}
+    before = guesser.seen.on_miss
+    guesser._learn(0, -1)
+    assert guesser.seen.on_miss == before
+    assert guesser._hit(0, [9], -1) is None
+
+
 def test_a_draft_is_ready_whether_or_not_what_is_forced_before_it_was_decided(models):
     guesser = guesser_of(models)
     guesser.drafts = {0: Proposal((4,), (False,), (None,))}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ from collections import Counter
 import pytest
 import torch
 
+from deploy.goal_service import draft_link
 from deploy.goal_service.engine import EngineConfig, build_engine
 from deploy.goal_service.grammar import Matcher
 from deploy.goal_service.models import load_drafter, save_drafter
@@ -123,6 +125,71 @@ def test_a_killed_draft_process_costs_nothing_but_time(folders):
             time.sleep(0.05)
         assert engine.link.up
         assert ask(engine, mode="ssd", seed=3, max_tokens=120)[0] == alone
+    finally:
+        engine.close()
+
+
+def test_texts_that_ask_for_different_modes_keep_each_others_drafts(folders):
+    engine = build_engine(config(folders, mode="ssd"))
+    try:
+        assert engine.link.wait(60)
+        how = {"temperature": 0.0, "max_tokens": 60}
+        alone = {text: ask(engine, text, mode="ssd", **how) for text in ("walk forward", "run")}
+        tickets = {
+            text: engine.submit(engine.vocabulary.encode(text), Sampling(mode=mode, **how))
+            for text, mode in (("walk forward", "ssd"), ("run", "auto"))
+        }
+        for text, ticket in tickets.items():
+            tokens, _, end = read(ticket)
+            assert tokens == alone[text][0]
+            assert end.timings.cache_hits > alone[text][2].timings.cache_hits / 2
+    finally:
+        engine.close()
+
+
+def wait_until(true, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not (found := true()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
+def test_a_draft_process_that_hangs_is_not_waited_for_and_then_replaced(folders, monkeypatch):
+    engine = build_engine(config(folders))
+    try:
+        assert engine.link.wait(60)
+        alone = ask(engine, mode="ssd", seed=3)[0]
+        pid = engine.link.pid
+        os.kill(pid, signal.SIGSTOP)
+        assert ask(engine, mode="ssd", seed=3)[0] == alone
+        assert (engine.link.late, engine.link.pid, engine.link.state) == (1, pid, "late")
+        os.kill(pid, signal.SIGCONT)
+        assert wait_until(lambda: ask(engine, mode="ssd", seed=3)[2].timings.cache_hits)
+        assert engine.link.pid == pid
+        os.kill(pid, signal.SIGSTOP)
+        monkeypatch.setattr(draft_link, "DEAD_S", 0.0)
+        assert ask(engine, mode="ssd", seed=3)[0] == alone
+        monkeypatch.undo()
+        assert wait_until(lambda: engine.link.up and engine.stats()["draft_restarts"] == 1)
+        assert engine.link.pid != pid
+        assert wait_until(lambda: ask(engine, mode="ssd", seed=3)[2].timings.cache_hits)
+    finally:
+        engine.close()
+
+
+def test_a_draft_process_that_cannot_start_is_tried_less_and_less_often(folders, monkeypatch):
+    monkeypatch.setattr("sys.executable", shutil.which("false"))
+    engine = build_engine(config(folders))
+    try:
+        assert wait_until(lambda: engine.link.failures == 1)
+        assert wait_until(lambda: engine.stats()["draft_retry_seconds"] > 0)
+        assert engine.drafting() == "gone, 1 in a row; the next is started in 1 s"
+        assert ask(engine, mode="ssd", temperature=0.0)[2].timings.mode == "sd"
+        pauses = []
+        for failures in range(9):
+            engine.link.failures = failures
+            pauses.append(engine.link.pause_s)
+        assert pauses == [0, 1, 2, 4, 8, 16, 32, 60, 60]
     finally:
         engine.close()
 

@@ -410,7 +410,7 @@ def test_with_a_token_every_path_but_health_needs_it(engine, path):
             reply = c.get(path, headers={k: v.encode("latin-1") for k, v in headers.items()})
             assert (reply.status_code, reply.json()["error"]["code"]) == (401, "invalid_api_key")
         assert c.get(path, headers={"authorization": f"Bearer {SECRET}"}).status_code in (200, 404)
-        assert c.get("/health").json() == {"status": "ok"}
+        assert c.get("/health").json() == {"status": "ok", "draft": None}
 
 
 def test_the_openai_client_sends_its_key_as_the_token(engine):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -86,6 +86,8 @@ class Guesser:
     who: dict[int, Draftee] = field(default_factory=dict)
     drafts: dict[int, Proposal] = field(default_factory=dict)
     ready: dict[Outcome, Proposal] = field(default_factory=dict)
+    asked: tuple[int, ...] = ()
+    """The texts that were asked for last; others, decoded in rounds of their own, keep what is ready for them."""
     seen: Measured = field(default_factory=Measured)
 
     def begin(self, uid: int, tokens: list[int], start: int, sampling: dict[str, Any]) -> None:
@@ -105,6 +107,10 @@ class Guesser:
         if self.who.pop(uid, None) is not None:
             self.model.end(uid)
         self.drafts.pop(uid, None)
+        self._drop_ready({uid})
+
+    def _drop_ready(self, uids: Set[int]) -> None:
+        self.ready = {outcome: draft for outcome, draft in self.ready.items() if outcome[0] not in uids}
 
     def hear(self, message: dict[str, Any]) -> list[Proposal]:
         """Take in what became of the texts, and return the next draft for each."""
@@ -115,25 +121,26 @@ class Guesser:
         return self.answer([tuple(row) for row in message["rows"]], message["lookahead"])
 
     def answer(self, rows: Sequence[tuple[int, list[int], int]], lookahead: int) -> list[Proposal]:
-        """Return a draft for each text; `rows`: whose, what was decided since, how many drafted tokens were taken."""
+        """Return a draft for each text; `rows`: whose, what was decided since, how many drafted tokens were taken (-1: unseen)."""
         found: list[Proposal | None] = []
         for uid, new, accepted in rows:
             found.append(self._hit(uid, new, accepted))
             self._learn(uid, accepted)
             self.who[uid].take(new)
-        self.ready = {}
+        self.asked = tuple(uid for uid, _, _ in rows)
+        self._drop_ready(set(self.asked))
         missed = [i for i, draft in enumerate(found) if draft is None]
         for i, draft in zip(missed, self._at_once([rows[i][0] for i in missed], len(rows), lookahead), strict=True):
             found[i] = draft
         rooms = [self.who[uid].room(self.cfg.context) for uid, _, _ in rows]
         drafts = [(draft or Proposal()).cut(room) for draft, room in zip(found, rooms, strict=True)]
-        self.drafts = {uid: draft for (uid, _, _), draft in zip(rows, drafts, strict=True)}
+        self.drafts |= zip(self.asked, drafts, strict=True)
         return drafts
 
     def _hit(self, uid: int, new: list[int], accepted: int) -> Proposal | None:
         """Return the draft that was prepared for just this outcome; with what is forced first, where that is not decided yet."""
         last = self.drafts.get(uid)
-        if last is None or len(new) <= accepted or tuple(new[:accepted]) != last.tokens[:accepted]:
+        if last is None or not 0 <= accepted < len(new) or tuple(new[:accepted]) != last.tokens[:accepted]:
             return None
         draft = self.ready.get((uid, accepted, new[accepted]))
         known = len(new) - accepted
@@ -145,7 +152,7 @@ class Guesser:
 
     def _learn(self, uid: int, accepted: int) -> None:
         last = self.drafts.get(uid)
-        if last is not None and last.tokens:
+        if last is not None and last.tokens and accepted >= 0:
             free = [not forced for forced in last.forced]
             taken, tried = sum(free[:accepted]), sum(free[: accepted + 1])
             if tried:
@@ -178,10 +185,10 @@ class Guesser:
     def prepare(self, lookahead: int) -> None:
         """Draft on from the likeliest outcomes of the drafts that are being verified."""
         began_s = time.monotonic()
-        live = [uid for uid in self.drafts if uid in self.who]
-        who = [self.who[uid] for uid in live]
-        fans = [self._fan(self.drafts[uid]) for uid in live]
-        self.ready = self.model.prepare(who, [self.drafts[uid] for uid in live], fans, lookahead) if who else {}
+        drafts = [self.drafts[uid] for uid in self.asked]
+        if drafts:
+            who, fans = [self.who[uid] for uid in self.asked], [self._fan(draft) for draft in drafts]
+            self.ready |= self.model.prepare(who, drafts, fans, lookahead)
         self.seen.blend("prepare_s", time.monotonic() - began_s)
 
     def _fan(self, draft: Proposal) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,18 +203,18 @@ class Engine:
 
     def stats(self) -> dict[str, float]:
         """Return counters, and what is so at present."""
-        link, now = self.link, {"running": len(self.rows), "waiting": self._waiting.qsize()}
-        extra = {} if link is None else {"draft_up": link.up, "draft_restarts": max(0, link.restarts)}
-        if link is not None:
-            extra |= {"cache_hits": link.hits, "cache_misses": link.misses}
-            extra |= {"accepted_on_hit": link.taken_on_hit, "accepted_on_miss": link.taken_on_miss}
-            extra |= {"prepare_seconds": link.seen.prepare_s, "jit_seconds": link.seen.jit_s}
+        now = {"running": len(self.rows), "waiting": self._waiting.qsize()}
+        extra = {} if self.link is None else self.link.stats()
         rates = {f"rate_{mode}_{k}": rate for (mode, k), rate in self.chooser.rates(max(1, len(self.rows))).items()}
         return {**self.counts, **now, **extra, **rates}
 
     def healthy(self) -> str:
         """Return what is wrong, or nothing."""
         return self._problem or ("" if self._thread.is_alive() else "the engine has ended")
+
+    def drafting(self) -> str | None:
+        """Return what the draft process does, in one line; None where there is none. Without it texts are written as well."""
+        return None if self.link is None else self.link.state
 
     def close(self) -> None:
         """End all requests, the thread and the draft process."""
@@ -285,13 +285,18 @@ class Engine:
         return row, same[best]
 
     def _step(self) -> None:
-        """Decode one round, of each group of texts that asks for the same modes."""
+        """Decode one round of all texts; those that are decoded in the same way, whatever they asked for, go together."""
         groups: dict[Mode, list[Row]] = {}
         for row in self.rows.values():
-            groups.setdefault(row.ticket.sampling.mode, []).append(row)
+            asked = row.ticket.sampling.mode
+            groups.setdefault(asked if asked != "auto" else self.cfg.mode, []).append(row)
+        arms: dict[Arm, dict[Mode, list[Row]]] = {}
         for asked, rows in groups.items():
+            arms.setdefault(self._choose(asked, len(rows)), {})[asked] = rows
+        for arm, together in arms.items():
+            rows = [row for some in together.values() for row in some]
             try:
-                self._round(asked if asked != "auto" else self.cfg.mode, rows)
+                self._round(arm, together, rows)
             except BROKEN as error:
                 _log.exception("a round failed: its %d texts end", len(rows))
                 for row in rows:
@@ -300,28 +305,27 @@ class Engine:
         for row in [row for row in self.rows.values() if row.ended]:
             self._finish(row)
 
-    def _round(self, asked: Mode, rows: Sequence[Row]) -> None:
-        """Decode one round of some texts, and note what it took."""
-        mode, lookahead = self._choose(asked, len(rows))
+    def _round(self, arm: Arm, together: Mapping[Mode, Sequence[Row]], rows: Sequence[Row]) -> None:
+        """Decode one round of some texts, by what they asked for, and note what it took."""
+        mode = arm[0]
         self._use_cores(mode)
         reading = any(row.computed < row.draftee.start - 1 for row in rows)
         began_s = time.monotonic()
-        took = self.decoder.round(rows, mode, lookahead)
-        lost = mode == "ssd" and self.link is not None and not self.link.up
-        if took.decided:
-            spent_s = time.monotonic() - began_s
-            self.chooser.note((mode, lookahead), len(rows), took.decided, spent_s, not reading and not lost)
+        took = self.decoder.round(rows, *arm)
+        lost = mode == "ssd" and self.link is not None and not self.link.ready()
+        spent_s = time.monotonic() - began_s
+        for asked, some in together.items():
+            if said := sum(took.said.get(row.index, 0) for row in some):
+                self.chooser.note(arm, len(some), said, spent_s, not reading and not lost, asked)
         self.counts.update({"rounds": 1, f"rounds_{mode}": 1, "decided": took.decided, "seen": took.tokens})
         self.counts["drafts"] += took.drafts
         self.counts.update({"draft_seconds": took.draft_s, "verify_seconds": took.verify_s})  # pyright: ignore
 
     def _choose(self, mode: Mode, rows: int) -> Arm:
-        if mode == "ssd" and (self.link is None or not self.link.up):
-            mode = "sd"
-        allowed: tuple[Mode, ...] = ("ar", "sd", "ssd") if mode == "auto" else (mode,)
-        if self.link is None or not self.link.up:
-            allowed = tuple(m for m in allowed if m != "ssd")
-        return self.chooser.choose(rows, allowed)
+        ahead = self.link is not None and self.link.ready()
+        if mode == "auto":
+            return self.chooser.choose(rows, ("ar", "sd", "ssd") if ahead else ("ar", "sd"))
+        return self.chooser.choose(rows, ("sd",) if mode == "ssd" and not ahead else (mode,), mode)
 
     def _use_cores(self, mode: Mode) -> None:
         """Leave the draft process its core while it works."""
@@ -335,6 +339,8 @@ class Engine:
         self._held[row.index] = row.tokens[: row.computed]
         if self.decoder.drafter is not None:
             self.decoder.drafter.end(row.draftee.uid)
+        if self.link is not None:
+            self.link.end(row.draftee.uid)
         c = row.counts
         self.counts.update({f"finished_{row.ended}": 1, "completion_tokens": row.draftee.said, "forced": c.forced})
         self.counts.update({"drafted": c.drafted, "accepted": c.accepted})

@@ -29,6 +29,7 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
     "verify_seconds": ("verify_seconds", "Time that the target has looked"),
     "draft_seconds": ("draft_seconds", "Time that drafts have been waited for"),
     "draft_restarts": ("draft_restarts", "Times that the draft process was started again"),
+    "draft_late": ("draft_late", "Drafts that came too late to be waited for"),
 }
 """Key of `Engine.stats()` -> name without prefix and `_total`, and what it counts. Keys that are not here are gauges."""
 LABELLED = (

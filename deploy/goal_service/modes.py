@@ -30,7 +30,7 @@ class _Record:
 
 @dataclass
 class Chooser:
-    """Rates of the arms, apart for each number of texts at once."""
+    """Rates of the arms, apart for each number of texts at once and for what they asked for."""
 
     arms: Sequence[Arm]
     first: int = 4
@@ -38,16 +38,16 @@ class Chooser:
     again: int = 250
     """Rounds from one look at an arm that is not the best to one at the next."""
     memory: float = 0.99
-    _records: dict[tuple[int, Arm], _Record] = field(default_factory=dict)
+    _records: dict[tuple[Mode, int, Arm], _Record] = field(default_factory=dict)
     _round: int = 0
-    _last: dict[int, Arm] = field(default_factory=dict)
-    """The arm of the round before, of as many texts."""
+    _last: dict[tuple[Mode, int], Arm] = field(default_factory=dict)
+    """The arm of the round before, of as many texts that asked for the same."""
 
-    def choose(self, rows: int, allowed: Sequence[Mode] = ("ar", "sd", "ssd")) -> Arm:
-        """Return the arm for the next round of so many texts."""
+    def choose(self, rows: int, allowed: Sequence[Mode] = ("ar", "sd", "ssd"), asked: Mode = "auto") -> Arm:
+        """Return the arm for the next round of so many texts that asked for a mode."""
         self._round += 1
         arms = [arm for arm in self.arms if arm[0] in allowed]
-        found = {arm: self._records.setdefault((_size(rows), arm), _Record()) for arm in arms}
+        found = {arm: self._records.setdefault((asked, _size(rows), arm), _Record()) for arm in arms}
         for arm, record in found.items():
             if record.tries < self.first:
                 return arm
@@ -67,21 +67,24 @@ class Chooser:
     def _close(self, record: _Record, best: float) -> bool:
         return self._rate(record) > 0.5 * best
 
-    def note(self, arm: Arm, rows: int, tokens: int, seconds: float, usual: bool = True) -> None:
+    def note(self, arm: Arm, rows: int, tokens: int, seconds: float, usual: bool = True, asked: Mode = "auto") -> None:
         """Take in what a round took; `usual`: it was a round like any other, and its time counts."""
         size = _size(rows)
-        record = self._records.setdefault((size, arm), _Record())
+        record = self._records.setdefault((asked, size, arm), _Record())
         record.tries += 1
-        changed, self._last[size] = self._last.get(size) != arm, arm
+        changed, self._last[asked, size] = self._last.get((asked, size)) != arm, arm
         if usual and (not changed or arm[0] == "ar"):
             record.tokens = self.memory * record.tokens + tokens
             record.seconds = self.memory * record.seconds + seconds
 
     def rates(self, rows: int) -> dict[Arm, float]:
         """Return tokens per second of each arm that was tried with about so many texts."""
-        size = _size(rows)
-        known = list(self._records.items())  # another thread may ask
-        return {arm: self._rate(r) for (s, arm), r in known if s == size and r.seconds}
+        found: dict[Arm, _Record] = {}
+        for (_, size, arm), record in list(self._records.items()):  # another thread may ask
+            if size == _size(rows) and record.seconds:
+                total = found.setdefault(arm, _Record())
+                total.tokens, total.seconds = total.tokens + record.tokens, total.seconds + record.seconds
+        return {arm: self._rate(record) for arm, record in found.items()}
 
     @staticmethod
     def _rate(record: _Record) -> float:

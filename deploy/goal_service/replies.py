@@ -183,9 +183,11 @@ class ModelList(Reply):
 
 
 class Health(Reply):
-    """Whether the service can answer."""
+    """Whether the service can answer, and what the draft process does, without which it answers too."""
 
     status: str
+    draft: str | None
+    """up, late, starting, or since when it is gone; null where there is none."""
 
 
 class Problem(Reply):

@@ -10,7 +10,7 @@ The target sees all texts at once, and each as if it were alone (llama.py), so t
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +36,10 @@ class Ahead(Protocol):
         """Note how many of its drafted tokens a text took."""
         ...
 
+    def end(self, uid: int) -> None:
+        """Draft no more for a text."""
+        ...
+
 
 @dataclass(frozen=True)
 class Took:
@@ -45,11 +49,17 @@ class Took:
     rows: int
     tokens: int
     """That the target saw."""
-    decided: int
+    said: Mapping[int, int]
+    """Tokens that were decided, of each row that may say any."""
     drafts: int
     """Texts that had one."""
     draft_s: float
     verify_s: float
+
+    @property
+    def decided(self) -> int:
+        """Tokens of all texts."""
+        return sum(self.said.values())
 
 
 class Decoder:
@@ -77,15 +87,15 @@ class Decoder:
         writing = [row for row in live if row not in reading]
         drafts = self.draft(writing, mode, lookahead)
         drafted_s = time.monotonic()
-        said = sum(len(row.tokens) for row in writing)
+        before = [len(row.tokens) for row in writing]
         tokens, accepted = self.verify(reading, writing, drafts) if live else (0, [])
         for row, draft, count in zip(writing, drafts, accepted, strict=True):
             row.counts.modes[mode] = row.counts.modes.get(mode, 0) + 1
             if mode == "ssd" and self.ahead is not None:
                 self.ahead.judged(row, draft, count)
-        decided = sum(len(row.tokens) for row in writing) - said
+        said = {row.index: len(row.tokens) - count for row, count in zip(writing, before, strict=True)}
         made = sum(bool(draft.tokens) for draft in drafts)
-        return Took(mode, len(live), tokens, decided, made, drafted_s - start_s, time.monotonic() - drafted_s)
+        return Took(mode, len(live), tokens, said, made, drafted_s - start_s, time.monotonic() - drafted_s)
 
     def draft(self, rows: Sequence[Row], mode: Mode, lookahead: int) -> list[Proposal]:
         """Return a draft for each, no longer than what may still be said."""

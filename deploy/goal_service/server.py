@@ -361,7 +361,7 @@ def operating_routes(service: Service) -> APIRouter:
     async def health() -> Response:
         """Say whether the service can answer; takes no token."""
         wrong = service.engine.healthy()
-        return JSONResponse({"status": wrong or "ok"}, 503 if wrong else 200)
+        return JSONResponse({"status": wrong or "ok", "draft": service.engine.drafting()}, 503 if wrong else 200)
 
     @routes.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
