@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import queue
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -89,12 +90,12 @@ class Leash:
     def __init__(self, engine: Engine, deadline_s: float) -> None:
         self._engine, self._until = engine, time.monotonic() + deadline_s
         self._tickets: list[Ticket] = []
-        self._cut = False
+        self._cut = threading.Event()
 
     def left_s(self) -> float:
         """Return the seconds that are left. Raises TimeoutError where none are."""
         left = self._until - time.monotonic()
-        if self._cut or left <= 0:
+        if self._cut.is_set() or left <= 0:
             raise TimeoutError("the deadline has passed")
         return left
 
@@ -102,7 +103,7 @@ class Leash:
         """Hand in a request that is no longer than the leash."""
         ticket = self._engine.submit(prompt, replace(sampling, deadline_s=min(sampling.deadline_s, self.left_s())))
         self._tickets.append(ticket)
-        if self._cut:
+        if self._cut.is_set():
             ticket.cancel()
         return ticket
 
@@ -110,11 +111,11 @@ class Leash:
         self, prompt: Sequence[int], candidates: Sequence[Sequence[int]], deadline_s: float = math.inf
     ) -> list[list[float]]:
         """Return the log-probabilities of each candidate's tokens."""
-        return self._engine.score(prompt, candidates, min(deadline_s, self.left_s()))
+        return self._engine.score(prompt, candidates, min(deadline_s, self.left_s()), self._cut)
 
     def cut(self) -> None:
         """End what is under way."""
-        self._cut = True
+        self._cut.set()
         for ticket in self._tickets:
             ticket.cancel()
 

@@ -6,13 +6,11 @@ import itertools
 import logging
 import math
 import os
-import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,15 +18,16 @@ import torch
 from deploy.goal_service.draft_link import DraftLink
 from deploy.goal_service.draft_process import DraftConfig, Fallback
 from deploy.goal_service.drafters import Draftee, ModelDrafter, common
-from deploy.goal_service.grammar import GrammarFactory, Matcher
+from deploy.goal_service.grammar import GrammarFactory
 from deploy.goal_service.linear import Kind
-from deploy.goal_service.llama import Span
 from deploy.goal_service.models import load_drafter, load_target
 from deploy.goal_service.modes import Arm, Chooser
-from deploy.goal_service.requests import Busy, Finished, Mode, Sampling, Ticket, Timings
+from deploy.goal_service.requests import Busy, Mode, Sampling, Ticket
 from deploy.goal_service.rounds import Decoder
 from deploy.goal_service.rows import Row
 from deploy.goal_service.sampling import Rule, SeededDice
+from deploy.goal_service.scoring import scoring
+from deploy.goal_service.waiting import Scoring, Waiting, WaitingLine
 from deploy.goal_service.weights import load_weights, packaged_model
 
 _log = logging.getLogger(__name__)
@@ -92,23 +91,6 @@ class EngineConfig:
             raise ValueError(f"factor must be in (0, 1], got {self.factor}")
 
 
-@dataclass
-class _Waiting:
-    ticket: Ticket
-    since_s: float
-    matcher: Matcher | None
-
-
-@dataclass
-class _Scoring:
-    """Candidates whose log-probabilities are asked for."""
-
-    prompt: list[int]
-    candidates: list[list[int]]
-    until_s: float
-    done: Future[list[list[float]]] = field(default_factory=Future)
-
-
 class Engine:
     """Decodes requests in a thread of its own until it is closed."""
 
@@ -128,7 +110,9 @@ class Engine:
         self.rows: dict[int, Row] = {}
         self._held: list[list[int]] = [[] for _ in range(cfg.rows)]
         """Tokens whose keys and values are in each row of the cache."""
-        self._waiting: queue.Queue[_Waiting | _Scoring] = queue.Queue(cfg.queue + cfg.rows)
+        self._scorings: dict[int, tuple[Scoring, Iterator[None]]] = {}
+        """In rows of their own."""
+        self._waiting = WaitingLine()
         self._uids, self.counts = itertools.count(), Counter[str]()
         self._closed, self._problem = threading.Event(), ""
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
@@ -165,17 +149,25 @@ class Engine:
         self._fits(prompt, 1)
         matcher = None if sampling.grammar is None else self.grammars.matcher(sampling.grammar)
         ticket = Ticket(tuple(prompt), sampling)
-        self._enqueue(_Waiting(ticket, time.monotonic(), matcher))
+        self._enqueue(Waiting(ticket, time.monotonic(), matcher))
         return ticket
 
     def score(
-        self, prompt: Sequence[int], candidates: Sequence[Sequence[int]], deadline_s: float = math.inf
+        self,
+        prompt: Sequence[int],
+        candidates: Sequence[Sequence[int]],
+        deadline_s: float = math.inf,
+        cancelled: threading.Event | None = None,
     ) -> list[list[float]]:
-        """Return the log-probability of each token of each candidate after the prompt. Raises as `submit`, and TimeoutError."""
+        """Return the log-probability of each token of each candidate after the prompt.
+
+        Raises as `submit`, and TimeoutError after the deadline or when it is cancelled.
+        """
         self._fits(prompt, 0)
         for candidate in candidates:
             self._fits([*prompt, *candidate], 0)
-        asked = _Scoring(list(prompt), [list(c) for c in candidates], time.monotonic() + deadline_s)
+        until_s, cancelled = time.monotonic() + deadline_s, cancelled or threading.Event()
+        asked = Scoring(list(prompt), [list(c) for c in candidates], until_s, cancelled)
         self._enqueue(asked)
         return asked.done.result()
 
@@ -188,22 +180,20 @@ class Engine:
         if len(tokens) + more > self.context:
             raise ValueError(f"{len(tokens)} tokens and {more} more do not fit into the context of {self.context}")
 
-    def _enqueue(self, asked: _Waiting | _Scoring) -> None:
+    def _enqueue(self, asked: Waiting | Scoring) -> None:
         if self._closed.is_set() or self._problem:
             raise Busy(self._problem or "the engine is closed")
         try:
-            if self._waiting.qsize() >= self.cfg.queue + self.cfg.rows - len(self.rows):
-                raise queue.Full
-            self._waiting.put_nowait(asked)
-        except queue.Full:
+            self._waiting.put(asked, self.cfg.queue + self.cfg.rows - len(self.rows) - len(self._scorings))
+        except Busy:
             self.counts["refused"] += 1
-            raise Busy(f"{self._waiting.qsize()} requests are waiting") from None
+            raise
         if self._closed.is_set() or self._problem:  # the engine may not have seen it any more
-            self._end_waiting()
+            self._waiting.end(self._problem or "the engine was closed")
 
     def stats(self) -> dict[str, float]:
         """Return counters, and what is so at present."""
-        now = {"running": len(self.rows), "waiting": self._waiting.qsize()}
+        now = {"running": len(self.rows) + len(self._scorings), "waiting": len(self._waiting)}
         extra = {} if self.link is None else self.link.stats()
         rates = {f"rate_{mode}_{k}": rate for (mode, k), rate in self.chooser.rates(max(1, len(self.rows))).items()}
         return {**self.counts, **now, **extra, **rates}
@@ -232,6 +222,7 @@ class Engine:
                 self._admit()
                 if self.rows:
                     self._step()
+                self._score()
         finally:  # whoever waits must be told; what broke it is on stderr
             if not self._closed.is_set():
                 self._problem = "the engine broke: its log says why"
@@ -239,22 +230,22 @@ class Engine:
 
     def _admit(self) -> None:
         """Give waiting requests the free rows; wait a moment when there is nothing at all to do."""
-        while len(self.rows) < self.cfg.rows:
-            try:
-                asked = self._waiting.get(timeout=None if self.rows else IDLE_S, block=not self.rows)
-            except queue.Empty:
+        self._waiting.sweep()
+        while free := self._free():
+            asked = self._waiting.get(0.0 if self.rows or self._scorings else IDLE_S)
+            if asked is None:
                 return
-            if isinstance(asked, _Scoring):
-                try:
-                    self._score(asked)
-                except BROKEN as error:
-                    asked.done.set_exception(error)
-            elif not asked.ticket.cancelled.is_set():
-                self._begin(asked)
+            if isinstance(asked, Scoring):
+                row = min(free, key=lambda i: len(self._held[i]))
+                self._held[row] = []
+                self._scorings[row] = asked, scoring(self.decoder.target, self.decoder.cache, row, asked)
             else:
-                asked.ticket.tell(Finished("cancelled", _nothing(asked.ticket)))
+                self._begin(asked)
 
-    def _begin(self, asked: _Waiting) -> None:
+    def _free(self) -> list[int]:
+        return [i for i in range(self.cfg.rows) if i not in self.rows and i not in self._scorings]
+
+    def _begin(self, asked: Waiting) -> None:
         ticket, sampling = asked.ticket, asked.ticket.sampling
         index, same = self._place(list(ticket.prompt))
         uid, prompt = next(self._uids), list(ticket.prompt)
@@ -275,7 +266,7 @@ class Engine:
         held |= {i: self._held[i] for i in range(self.cfg.rows) if i not in self.rows}
         same = {i: min(common(tokens, prompt), len(prompt) - 1) for i, tokens in held.items()}
         best = max(same, key=lambda i: same[i])
-        free = [i for i in range(self.cfg.rows) if i not in self.rows]
+        free = self._free()
         if same[best] < LEAST:
             return min(free, key=lambda i: len(self._held[i])), 0
         if best in free:
@@ -346,51 +337,30 @@ class Engine:
         self.counts.update({"drafted": c.drafted, "accepted": c.accepted})
         del self.rows[row.index]
 
-    def _score(self, asked: _Scoring) -> None:
-        """Answer with log-probabilities; the prompt is read once."""
-        if time.monotonic() > asked.until_s:
-            asked.done.set_exception(TimeoutError("the deadline passed before the candidates were scored"))
-            return
-        free = next(i for i in range(self.cfg.rows) if i not in self.rows)
-        target, cache = self.decoder.target, self.decoder.cache
-        self._held[free] = []
-
-        def look(tokens: list[int], first: int, wanted: torch.Tensor | None = None) -> torch.Tensor:
-            slots = torch.arange(first, first + len(tokens))
-            return target.forward(torch.tensor(tokens), [Span(free, slots, slots)], cache, wanted).log_softmax(-1)
-
-        begun = look(asked.prompt, 0, torch.tensor([len(asked.prompt) - 1]))
-        found = []
-        for candidate in asked.candidates:
-            known = torch.cat([begun, look(candidate[:-1], len(asked.prompt))]) if len(candidate) > 1 else begun
-            found.append([float(row[token]) for row, token in zip(known, candidate, strict=False)])
-        asked.done.set_result(found)
+    def _score(self) -> None:
+        """Look at the texts that are scored, once at each."""
+        for row, (asked, looks) in list(self._scorings.items()):
+            try:
+                next(looks)
+                continue
+            except StopIteration:
+                pass
+            except BROKEN as error:
+                asked.done.set_exception(error)
+            del self._scorings[row]
 
     def _end_all(self) -> None:
         """Tell everybody who waits that it is over."""
+        message = self._problem or "the engine was closed"
         for row in list(self.rows.values()):
-            row.ended, row.message = "error", self._problem or "the engine was closed"
+            row.ended, row.message = "error", message
             row.finish()
-        self.rows = {}
-        self._end_waiting()
-
-    def _end_waiting(self) -> None:
-        while True:
-            try:
-                asked = self._waiting.get_nowait()
-            except queue.Empty:
-                return
-            if isinstance(asked, _Scoring):
-                asked.done.set_exception(Busy(self._problem or "the engine was closed"))
-            else:
-                message = self._problem or "the engine was closed"
-                asked.ticket.tell(Finished("error", _nothing(asked.ticket), message))
+        for asked, _ in self._scorings.values():
+            asked.tell("error", message)
+        self.rows, self._scorings = {}, {}
+        self._waiting.end(message)
 
 
 def build_engine(cfg: EngineConfig) -> Engine:
     """Return an engine that decodes. Raises ValueError, in one line, for what cannot be served."""
     return Engine(cfg)
-
-
-def _nothing(ticket: Ticket) -> Timings:
-    return Timings(len(ticket.prompt), 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, "ar")
