@@ -89,8 +89,10 @@ class WaitingLine:
     def sweep(self) -> None:
         """Tell those who need not wait any more that it is over."""
         with self._some:
-            found: list[tuple[Waiting | Scoring, Reason | None]] = [(asked, asked.over()) for asked in self._waiting]
-            gone = [(asked, reason) for asked, reason in found if reason is not None]
+            gone: list[tuple[Waiting | Scoring, Reason]] = []
+            for asked in self._waiting:
+                if (reason := asked.over()) is not None:
+                    gone.append((asked, reason))
             if gone:
                 leaving = {id(asked) for asked, _ in gone}
                 self._waiting = deque(asked for asked in self._waiting if id(asked) not in leaving)
