@@ -89,7 +89,9 @@ class _Sentence:
     gait: Mark | None = None
 
     def goal(self) -> Goal:
-        segments = list(_segments(self.heard.marks, [w for w in self.heard.words if w not in tuple(".!")]))
+        words = self.heard.words
+        end = next((n for n in range(len(words), 0, -1) if words[n - 1] not in tuple(".!")), 0)
+        segments = list(_segments(self.heard.marks, end))
         if not segments:
             raise NotSure("nothing was asked for")
         for marks in segments:
@@ -257,16 +259,16 @@ def _around(marks: Sequence[Mark], match: re.Match[str]) -> Iterator[Mark]:
         yield from itertools.takewhile(lambda mark: mark.letter != "&", some)
 
 
-def _segments(marks: Sequence[Mark], words: Sequence[str]) -> Iterator[list[Mark]]:
-    """Yield the parts of a sequence; "after crouching, run" is two."""
+def _segments(marks: Sequence[Mark], end: int) -> Iterator[list[Mark]]:
+    """Yield the parts of a sequence whose last word is before `end`; "after crouching, run" is two."""
     found: list[Mark] = []
     for mark in [*marks, Mark(">", "")]:
         if mark.letter != ">":
             found.append(mark)
             continue
-        if mark.end == len(words) and "&" in (letters := "".join(m.letter for m in found).strip("&")):
+        if 0 < mark.end == end and "&" in (letters := "".join(m.letter for m in found).strip("&")):
             cut = len(found) - len("".join(m.letter for m in found).lstrip("&")) + letters.rindex("&")
-            yield from _segments(found[:cut], ())  # "crouch for 2 s, and run after that"
+            yield from _segments(found[:cut], 0)  # "crouch for 2 s, and run after that"
             found = found[cut + 1 :]
         while found and found[-1].letter == "&":
             found.pop()

@@ -147,6 +147,8 @@ TOLD = {
     "walk for 5 s, jog for 20, then stop": ("", "speed:1 for 5 > speed:2 for 20 > speed:0"),
     "walk slowly for 10 s, then quickly": ("", "speed:0.5 for 10 > speed:1.5"),
     "crouch for two seconds and sprint after that": ("", "height:1 for 2 > speed:3.4"),
+    "crouch. run then walk": ("", "height:1+speed:3 > speed:1"),
+    "walk, crouched, for two seconds, and sprint after that.": ("", "speed:1+height:1 for 2 > speed:3.4"),
     "stop after walking slowly for 6 seconds": ("", "speed:0.5 for 6 > speed:0"),
     "torso at 1.1 m for 5 s, then 0.9 m": ("", "height:1.1 for 5 > height:0.9"),
     "lean back 0.3 rad for 2 s, then 0.1 rad, then zero": ("", "pitch:-0.3 for 2 > pitch:-0.1 > pitch:0"),
