@@ -167,12 +167,20 @@ def records(out: Path) -> dict[str, dict[str, Any]]:
     return {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("trials/*/trial.json"))}
 
 
+def what(record: dict[str, Any]) -> str:
+    """Return the command line of a trial."""
+    return " ".join(record["words"])
+
+
 def killed(folder: Path, spec: Path, alone: dict[str, float], rng: np.random.Generator) -> Kill:
     """Sweep, kill a node and then the driver at random times, resume, and return what is left."""
     out = folder / "sweep"
     with three_nodes() as cluster:
         process = subprocess.Popen(
-            sweep_words(spec, "--out", out, "--address", cluster.address), cwd=ROOT, stderr=subprocess.DEVNULL
+            sweep_words(spec, "--out", out, "--address", cluster.address),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         while process.poll() is None and not any(out.glob("trials/*/try-1/status.json")):
             time.sleep(0.1)
@@ -197,11 +205,11 @@ def killed(folder: Path, spec: Path, alone: dict[str, float], rng: np.random.Gen
     if resumed.returncode:
         found.failed_resumes.append(resumed.stderr[-300:])
     found.changed = sum(path.read_bytes() != before for path, before in final.items())
-    for name, record in records(out).items():
+    for record in records(out).values():
         ends = [one["ended"] for one in record["tries"]]
         found.ended += record["status"] == "done"
         found.more_than_once += ends.count("ok") > 1
-        found.other_value += record["metric"] != alone[name]
+        found.other_value += record["metric"] != alone[what(record)]
         found.lost += ends.count("lost")
         found.interrupted += ends.count("interrupted")
     return found
@@ -212,7 +220,7 @@ def kills(folder: Path, spec: SweepSpec, count: int, seed: int) -> list[Kill]:
     path = folder / "kills.yaml"
     path.write_text(json.dumps(tree_of(spec)))
     subprocess.run(sweep_words(path, "--out", folder / "alone"), cwd=ROOT, check=True, capture_output=True)
-    alone = {name: record["metric"] for name, record in records(folder / "alone").items()}
+    alone = {what(record): record["metric"] for record in records(folder / "alone").values()}
     rng, found = np.random.default_rng(seed), []
     for number in range(count):
         (folder / f"kill-{number}").mkdir()

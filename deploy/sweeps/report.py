@@ -103,9 +103,9 @@ def options_plot(spec: SweepSpec, trials: list[Trial]) -> bytes | None:
     panels = list(np.ravel(grid))
     for name, axis in zip(names, panels, strict=False):
         _panel(axis, name, [(trial.point[name], float(trial.metric or 0.0)) for trial in done])
-        log = name in spec.random and spec.random[name].kind.startswith("log")
-        if log:
+        if name in spec.random and spec.random[name].kind.startswith("log"):
             axis.set_xscale("log")
+            axis.tick_params(axis="x", which="both", labelrotation=30, labelsize=8)
     for axis in panels[len(names) :]:
         axis.set_visible(False)
     panels[0].set_ylabel(spec.metric)
@@ -128,7 +128,7 @@ def _panel(axis: Any, name: str, dots: list[tuple[Any, float]]) -> None:
 
 
 def _points(spec: SweepSpec, rows: list[Found]) -> str:
-    head = ("", *spec.searched, f"{spec.metric}: mean [95 %]", "seeds", "without result")
+    head = ("", *spec.searched, f"{spec.metric} [95 %]", "seeds", "without result")
     cells = [
         [str(rank), *_at(spec, row), _spread(row), str(len(row.values)), str(row.missing)]
         for rank, row in enumerate(rows[:MOST_ROWS], 1)

@@ -59,7 +59,7 @@ def named(trial: Trial, seed: bool = True) -> str:
 
 def said(value: Any) -> str:
     """Return the value of an option as text."""
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (" ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
 def shown(value: float | None) -> str:
