@@ -17,6 +17,9 @@ from deploy.sweeps.driver import Driver
 from deploy.sweeps.plan import new_sweep
 from deploy.sweeps.spec import SweepSpec
 
+pytestmark = pytest.mark.timeout(
+    900
+)  # Ray's own start takes half a minute on a busy machine, and programs are started one by one
 ROOT = Path(__file__).resolve().parents[1]
 NODES = 3
 SPEC = {
