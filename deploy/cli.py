@@ -57,6 +57,12 @@ def _calibrate() -> Main:
     return main
 
 
+def _certify() -> Main:
+    from deploy.certify import main
+
+    return main
+
+
 def _export_policy() -> Main:
     from deploy.export_policy import main
 
@@ -102,6 +108,7 @@ COMMANDS: dict[str, tuple[str, Callable[[], Main]]] = {
     "evaluate": ("measure the return of a preset over many episodes", _evaluate),
     "sweep": ("search options of a command with many trials, here or on a Ray cluster", _sweep),
     "calibrate": ("learn what surprise looks like on a healthy robot", _calibrate),
+    "certify": ("bound how often a checkpoint's one-step model is off", _certify),
     "export-policy": ("write a preset's planner as a policy folder for lerobot", _export_policy),
     "record": ("record a preset's planner at work", _record),
     "replay": ("send the recorded actions of an episode again", _replay),

@@ -70,14 +70,20 @@ class StepModel(nn.Module):
     def predict(
         self, state_NO: Tensor, action_NA: Tensor, before_NO: Tensor, past_NA: Tensor, known_N1: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return mean and log scale of the next change at unit scale, each (N, O).
+        """Return mean and log scale of the next change at unit scale, each (N, O), as `inputs` are told."""
+        x = self.inputs(state_NO, action_NA, before_NO, past_NA, known_N1)
+        mean_NO, log_NO = self.net(x.to(self.dtype)).float().chunk(2, -1)
+        return mean_NO, log_NO.clamp(*LOG_SCALE)
+
+    def inputs(
+        self, state_NO: Tensor, action_NA: Tensor, before_NO: Tensor, past_NA: Tensor, known_N1: Tensor
+    ) -> Tensor:
+        """Return what the network is given, (N, inputs).
 
         `before_NO` and `past_NA` are the state and action one step ago; where `known_N1` is 0 they do not count.
         """
         past = torch.cat([self.change(state_NO - before_NO), self.action(self.body(past_NA))], -1) * known_N1
-        x = torch.cat([self.state(state_NO), self.action(self.body(action_NA)), past, known_N1], -1)
-        mean_NO, log_NO = self.net(x.to(self.dtype)).float().chunk(2, -1)
-        return mean_NO, log_NO.clamp(*LOG_SCALE)
+        return torch.cat([self.state(state_NO), self.action(self.body(action_NA)), past, known_N1], -1)
 
     def residuals(
         self, states_N3O: Tensor, actions_N2A: Tensor, known_N1: Tensor | None = None
