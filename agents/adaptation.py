@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -72,6 +72,8 @@ class Candidate:
     better_share: float  # share of held-out episodes on which the candidate is better
     play_steps: int
     play_episodes: int
+    certified: str = ""
+    """What holds of it beyond the held-out play, in words; "" where nothing does."""
 
 
 class LowRank(nn.Module):
@@ -232,13 +234,23 @@ def adapt_dynamics(
 
 
 def adapt_step(
-    model: StepModel, play: Sequence[Play], replay: Replay, cfg: FitConfig, body_cfg: FitConfig, seed: int
+    model: StepModel,
+    play: Sequence[Play],
+    replay: Replay,
+    cfg: FitConfig,
+    body_cfg: FitConfig,
+    seed: int,
+    recent: int = 0,
 ) -> Candidate:
     """Return a one-step model fitted to the play: first its body, then the rest of it, which is shown what that body did.
 
-    So old data, of another body, contradict nothing.
+    So old data, of another body, contradict nothing. It is certified on what is held out of the last `recent` episodes, which one model
+    made, without their first, whose steps an alarm may have chosen.
     """
+    from world_models.certificate import said_of_steps  # here, as scipy takes a second to load
+
     fit_on, held = split([p for p in play if len(p.action_TA) >= 2])
+    late = {id(p) for p in play[len(play) - recent + 1 :]} if recent else set()
     fresh, old = windows(fit_on, 2), cut(replay, 2)
     body = fit_body(model, fresh, body_cfg, seed).body
     fresh = fresh[0], body(fresh[1])
@@ -254,7 +266,8 @@ def adapt_step(
 
     made = fit(bare, loss, cfg, seed)
     made.body = body
-    return candidate("step", model, made, score, play)
+    said = said_of_steps(made, [(p.state_TO, p.action_TA) for p in held if id(p) in late])
+    return replace(candidate("step", model, made, score, play), certified=said)
 
 
 REACH = 0.8

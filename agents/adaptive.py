@@ -299,7 +299,7 @@ class AdaptiveAgent:
         if isinstance(made.model, StepModel):
             spec = self.action
             found = made.model.body.explain(spec.names, spec.low_A.tolist(), spec.high_A.tolist())
-            reason += f"; {found}" if found else ""
+            reason += "".join(f"; {said}" for said in (found, made.certified) if said)
         return AdaptationReport(
             self.now_s, made.part, accepted, made.before, made.after, made.play_steps, made.play_episodes, reason
         )

@@ -94,7 +94,7 @@ def job(
     model: WorldModel, play: Sequence[Play], recent: int, replay: Replay, judge: Judge, cfg: AdaptConfig, seed: int
 ) -> list[Candidate]:
     """Return a candidate for each part; runs anywhere, on copies. The last `recent` episodes were played with `model`."""
-    made = [adapt_step(model.step, play, replay, cfg.step, cfg.body, seed)]
+    made = [adapt_step(model.step, play, replay, cfg.step, cfg.body, seed, recent)]
     step, policy = made[0].model, model.policy
     if "dynamics" in cfg.parts and model.dynamics is not None:
         made.append(adapt_dynamics(model.dynamics, play, replay, cfg.dynamics, seed))

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress, track
 
 from deploy.commandline import guarded, in_one_line
-from world_models.certificate import TOLERANCE, Certificate, Question, Variant
+from world_models.certificate import TOLERANCE, Certificate, Question, Unit, Variant
 from world_models.subspace import CompressConfig
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class CertifyArgs:
     """Where the certificate goes, as JSON."""
     variant: Variant = "C0"
     """C0: held-out episodes; C1, C2, C3: by compression, from the data that it was learned from."""
+    unit: Unit = "transitions"
+    """What C3 counts; C0 and C1 count episodes, C2 transitions."""
     data: Path | None = None
     """LeRobotDataset of episodes that the checkpoint has not learned from; None: fresh ones in simulation."""
     tolerance: float = TOLERANCE
@@ -95,8 +97,12 @@ def recorded(folder: Path, card: dict, model: StepModel) -> list[tuple[np.ndarra
 def fresh(args: CertifyArgs, folder: Path, console: Console) -> tuple[list[tuple[np.ndarray, np.ndarray]], str]:
     """Return states and actions of episodes that nobody has seen, and who acted in them."""
     from deploy.behaviour import Behaviour, kept_episodes
+    from envs.faults import parse_faults
+    from envs.robots import robot_spec
+    from world_models.checkpoint import read_card
 
     of = Behaviour(folder, args.noise, args.faults)
+    parse_faults(args.faults, robot_spec(read_card(folder, "policy")["robot"]))  # refused before anything is begun
     count = args.heldout if args.variant == "C0" else args.episodes
     made = kept_episodes(of, range(count), args.seed, KEPT)
     shown = track(made, "episodes", count, console=console)
@@ -139,7 +145,7 @@ def certify(args: CertifyArgs, console: Console) -> Certificate:
     from world_models.step import StepModel
 
     folder = find(args.checkpoint)
-    of = Question(args.variant, folder.name, args.tolerance, args.delta)
+    of = Question(args.variant, folder.name, args.tolerance, args.delta, unit=args.unit)
     card, model = read_card(folder, "step"), load_part(folder, "step")
     assert isinstance(model, StepModel)
     if args.data is None:

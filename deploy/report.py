@@ -262,6 +262,7 @@ def _details(cfg: RunConfig, summary: dict[str, Any], backend: str | None) -> st
         ("plan age, 50 % / 99 %", " / ".join(number(summary["plan_age_ms"][p], 0, " ms") for p in ("p50", "p99"))),
         ("refused as not finite", str(summary["nonfinite_rejected"])),
         ("pictures", DRAWN.get(backend or "", "none")),
+        ("certificate", summary["certificate"] or "none"),
     ]
     rows = [[escape(name), escape(str(value))] for name, value in facts]
     config = f"<details><summary>Configuration</summary><pre>{escape(to_yaml(cfg))}</pre></details>"

@@ -133,6 +133,8 @@ class Run:
 
         write_report(self.folder, self.cfg, summary, self.session.history, self._control() or [])
         print(headline_of(summary))
+        if summary["certificate"]:
+            print(f"certificate: {summary['certificate']}")
         print(f"report: {self.folder / 'report.html'}")
 
     def _cut_short(self, status: str, code: int) -> int:

@@ -77,6 +77,14 @@ def _adaptation(report: AdaptationReport) -> dict[str, Any]:
     return {name: getattr(report, name) for name in names}
 
 
+def certificate_of(cfg: RunConfig) -> str | None:
+    """Return the sentence that is certified of the model that a run begins with; None where none is."""
+    from agents.learned import LearnedConfig
+    from world_models.certificate import certified
+
+    return certified(cfg.agent.folder) or None if isinstance(cfg.agent, LearnedConfig) else None
+
+
 def summarise(
     cfg: RunConfig, history: History, control: Sequence[EpisodeRecord] | None, status: str, commit: str, wall_s: float
 ) -> dict[str, Any]:
@@ -115,4 +123,5 @@ def summarise(
         "surprise_max": history.surprise_max,
         "simulated_s": history.episodes[-1].end_s if history.episodes else 0.0,
         "wall_s": wall_s,
+        "certificate": certificate_of(cfg),
     }

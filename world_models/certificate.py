@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from world_models.step import StepConfig, StepModel
 from world_models.subspace import CompressConfig, Plan, Subspace, learn
 
 Variant = Literal["C0", "C1", "C2", "C3"]
+Unit = Literal["episodes", "transitions"]
 TOLERANCE = 0.5
 """Half a standard deviation of the change: to predict no change is off by as much nearly always."""
 BAD = 0.1
@@ -46,7 +48,7 @@ PLANS: Mapping[Variant, tuple[Plan, ...]] = {
     "C0": (),
     "C1": (Plan(0, 3, 0, StepConfig(32, 1)), Plan(100, 3, 0, StepConfig(32, 1))),
     "C2": (Plan(ALL, 5, 0, StepConfig(32, 1)), Plan(ALL, 7, 0, StepConfig(64, 2))),
-    "C3": (Plan(0, 3, 1), Plan(16, 3, 1), Plan(64, 3, 1)),
+    "C3": (Plan(0, 3, 1), Plan(64, 3, 1, effort=0.2), Plan(256, 3, 4, effort=0.2), Plan(ALL, 5, 1, effort=0.2)),
 }
 """What each variant may write down; fixed before any data, and the choice among them is part of the code."""
 
@@ -137,7 +139,7 @@ class Certificate:
     observed: float
     trivial: Mapping[str, float]
     n: int
-    unit: Literal["episodes", "transitions"]
+    unit: Unit
     bits: int
     """Length of the code; 0 where the model itself is certified."""
     delta: float
@@ -165,12 +167,19 @@ class Question:
     delta: float = 0.05
     process: str = "the data"
     """Where the episodes come from, in words."""
+    unit: Unit = "transitions"
+    """What C3 counts; C0 and C1 count episodes, C2 transitions."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.tolerance < float("inf"):
             raise ValueError(f"tolerance must be > 0, got {self.tolerance}")
         if not 0.0 < self.delta < 1.0:
             raise ValueError(f"delta must be in (0, 1), got {self.delta}")
+
+    @property
+    def by_step(self) -> bool:
+        """Whether what is counted are transitions."""
+        return self.variant == "C2" or (self.variant == "C3" and self.unit == "transitions")
 
     @property
     def off(self) -> str:
@@ -240,9 +249,9 @@ def compress(
     spaces = [Subspace(given, plan) for plan in plans]
     forms = [space.form for space in spaces]
     rows, found = (steps.inputs_NI, steps.change_NO), list[Compressed]()
-    for number, space in enumerate(spaces):
+    for number, (plan, space) in enumerate(zip(plans, spaces, strict=True)):
         told = partial(report, f"{space.form.size} numbers ({number + 1} of {len(plans)})")
-        code = Code(number, *learn(space, rows, of.tolerance, cfg, told))
+        code = Code(number, *learn(space, rows, of.tolerance, cfg.share(plan.effort), told))
         bits = encode(code, forms)
         model = space.model(decode(bits, forms).numbers_D)
         wrong_N = wrong_steps(model, steps, of.tolerance)
@@ -253,7 +262,7 @@ def compress(
 def bound_of(of: Question, steps: Steps, wrong_N: np.ndarray, bits: int) -> float:
     """Return the bound of a model with such a code that is wrong on these of the steps that it was learned from."""
     nats = price(bits, of.delta)
-    if of.variant == "C2":
+    if of.by_step:
         return martingale_bound(float(wrong_N.mean()), len(wrong_N), nats + any_length(len(wrong_N)))
     return episode_bound(steps.shares(wrong_N), nats)
 
@@ -267,7 +276,7 @@ def decoded(given: StepModel, variant: Variant, path: Path) -> StepModel:
 
 def learned(of: Question, made: Compressed, steps: Steps) -> Certificate:
     """Return C1, C2 or C3: of a coded model, from the steps that it was learned from, as the linear predictor beside it is."""
-    by_step = of.variant == "C2"
+    by_step = of.by_step
     bits, n = made.bits.length, len(made.wrong_N) if by_step else steps.episodes
     nats = price(bits, of.delta)
 
@@ -307,6 +316,19 @@ def learned(of: Question, made: Compressed, steps: Steps) -> Certificate:
         not_covered=(*NOT_COVERED, "the uncompressed model") if bits else NOT_COVERED,
         sentence=f"With {1 - of.delta:.0%} confidence {whose} that is written in {bits} bits is {of.off} {where}{ending}.",
     )
+
+
+def said_of_steps(model: StepModel, episodes: Sequence[tuple[np.ndarray, np.ndarray]], delta: float = 0.05) -> str:
+    """Return C2 of a model without a code, on steps that it has not learned from, in words; "" where it says nothing."""
+    if not episodes:
+        return ""
+    steps = steps_of(model, episodes)
+    wrong_N = wrong_steps(model, steps, TOLERANCE)
+    n = len(wrong_N)
+    bound = martingale_bound(float(wrong_N.mean()), n, any_length(n) - math.log(delta))
+    if bound >= is_wrong(steps.still_O, steps.change_NO, TOLERANCE).mean():
+        return ""
+    return f"a sensor off by over {TOLERANCE:g} deviations on at most {bound:.1%} of steps ({1 - delta:.0%}, {n} held-out steps)"
 
 
 def fingerprint(folder: Path) -> str:

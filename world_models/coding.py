@@ -90,9 +90,8 @@ def encode(code: Code, forms: Sequence[Form]) -> Bits:
         bits = bits.then(int(count), form.count_bits)
     coder = stream.stack.AnsCoder()
     coder.encode_reverse(code.symbols_D.astype(np.int32), _model(count_L))
-    length = coder.num_valid_bits()
     words = int.from_bytes(coder.get_compressed().tobytes(), "little")
-    return bits.then(words & (1 << length) - 1, length)  # above them is a one, which is known
+    return bits.then(words, words.bit_length())
 
 
 def decode(bits: Bits, forms: Sequence[Form]) -> Code:
@@ -110,13 +109,17 @@ def decode(bits: Bits, forms: Sequence[Form]) -> Code:
     for _ in range(form.levels - 1):
         count, bits = bits.take(form.count_bits)
         counts.append(count)
-    if sum(counts) > form.size:
-        raise ValueError(f"the code counts {sum(counts)} of {form.size} symbols")
-    value = bits.value | 1 << bits.length if bits.length else 0
-    words = np.frombuffer(value.to_bytes(4 * math.ceil((bits.length + 1) / WORD), "little"), np.uint32)
-    coder = stream.stack.AnsCoder(words.copy() if value else None)
+    codebook_L = np.array(numbers, np.uint16).view(np.float16)
+    if sum(counts) > form.size or not np.isfinite(codebook_L).all():
+        raise ValueError(f"the code counts {sum(counts)} of {form.size} symbols, or has a level that is not finite")
+    if bits.value.bit_length() < bits.length:
+        raise ValueError("the symbols of a code begin with a one")
+    words = np.frombuffer(bits.value.to_bytes(4 * math.ceil(bits.length / WORD), "little"), np.uint32)
+    coder = stream.stack.AnsCoder(words.copy() if bits.length else None)
     symbols_D = coder.decode(_model(np.array([*counts, form.size - sum(counts)])), form.size)
-    return Code(plan, np.array(numbers, np.uint16).view(np.float16), symbols_D)
+    if not coder.is_empty():
+        raise ValueError("the code goes on after its last symbol")
+    return Code(plan, codebook_L, symbols_D)
 
 
 def _plan_bits(forms: Sequence[Form]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ class Plan:
     """0 changes all weights; r > 0 adds B A to every matrix, A of rank r being given (Hu et al. 2022, after Lotfi et al. 2024)."""
     student: StepConfig | None = None
     """The base is an untrained network of this size; None: the given one."""
+    effort: float = 1.0
+    """Share of the steps of learning that it takes: a base that is nearly right needs few."""
 
 
 def untrained(like: StepModel, cfg: StepConfig) -> StepModel:
@@ -137,7 +139,7 @@ class CompressConfig:
     quantised: int = 4_000
     """Steps after the levels were set, on which the numbers and the levels are learned together."""
     batch: int = 512
-    learning_rate: float = 5e-3
+    learning_rate: float = 1e-2
     square: float = 0.1
     """Weight of the squared error beside the smoothed share of wrong steps."""
     seed: int = 0
@@ -150,6 +152,10 @@ class CompressConfig:
     def total(self) -> int:
         """Steps of one plan."""
         return self.steps + self.quantised
+
+    def share(self, effort: float) -> CompressConfig:
+        """Return the same with a share of the steps."""
+        return replace(self, steps=math.ceil(self.steps * effort), quantised=math.ceil(self.quantised * effort))
 
 
 Rows = tuple[Tensor, Tensor]

@@ -29,7 +29,7 @@ NICE = 10
 """How much it steps back behind loop and planner."""
 LONGEST_S = 900.0
 """After so long nobody waits for an adaptation any more: its process is gone."""
-KEPT = ("before", "after", "better_share", "play_steps", "play_episodes")
+KEPT = ("before", "after", "better_share", "play_steps", "play_episodes", "certified")
 
 
 def parts_of(job: Job) -> tuple[str, ...]:
