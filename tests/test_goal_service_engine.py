@@ -371,6 +371,28 @@ def test_whoever_comes_while_the_engine_closes_is_told(folders):
     assert ticket.events.get(timeout=1).reason == "error"
 
 
+def test_an_ambiguous_grammar_ends_its_text_and_others_go_on(folders):
+    engine = build_engine(config(folders))
+    try:
+        assert engine.link.wait(60)
+        alone = ask(engine, temperature=0.0, mode="ar")[0]
+        source = "start: s\ns: s s s s | s s s | s s | /[a-z ]/ |"
+        prompt = engine.vocabulary.encode("walk forward")
+        bad = [
+            engine.submit(prompt, Sampling(grammar=Grammar("lark", source), mode=mode, seed=i, max_tokens=200))
+            for i, mode in enumerate(("ssd", "sd", "ar"))
+        ]
+        assert ask(engine, temperature=0.0, mode="ssd")[0] == alone
+        for ticket in bad:
+            tokens, text, end = read(ticket)
+            assert (end.reason, bool(end.message)) == ("length", True)
+            assert 0 < len(tokens) < 200
+            assert set(text) <= set("abcdefghijklmnopqrstuvwxyz ")
+        assert engine.stats()["draft_restarts"] == 0
+    finally:
+        engine.close()
+
+
 def test_a_grammar_that_cannot_be_followed_is_no_stop(folders, engine, monkeypatch):
     monkeypatch.setattr(Matcher, "error", property(lambda self: "it grew too large"))
     end = ask(engine, mode="ar", temperature=0.0, grammar=Grammar("json", SCHEMA))[2]

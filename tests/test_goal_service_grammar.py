@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from deploy.goal_service import grammar as grammar_module
 from deploy.goal_service.grammar import GrammarFactory
 from deploy.goal_service.requests import Grammar
 from deploy.goal_service.weights import load_weights, packaged_model
@@ -114,6 +115,61 @@ def test_a_copy_goes_its_own_way(factory, vocabulary):
     assert one.accept(vocabulary.encode("walk")[0])
     assert allowed(other) == allowed(factory.matcher(WORDS))
     assert allowed(one) != allowed(other)
+
+
+MANY = " | ".join(f"x{i}" for i in range(60))
+RULES = "\n".join(
+    f"x{i}: /[a-z ]/ s | s /[a-z ]/ | x{(i + 1) % 60} x{(i + 7) % 60} | /[a-z ]{{1,3}}/" for i in range(60)
+)
+ENDLESS = [
+    Grammar("regex", "((a{1000}){1000}){1000}"),
+    Grammar("lark", "start: T\nT: " + " & ".join(f"/.*(a|b|{i}).*/" for i in range(3000))),
+    Grammar("lark", f"start: s\ns: s s | {MANY}\n{RULES}"),
+]
+
+
+@pytest.mark.parametrize("grammar", ENDLESS, ids=["repeated", "meets", "ambiguous"])
+def test_what_cannot_be_built_or_followed_is_refused_in_one_line(vocabulary, grammar):
+    factory = GrammarFactory(vocabulary, tries=True)
+    try:
+        with pytest.raises(
+            ValueError, match=f"bad {grammar.kind} grammar: (to build it takes more|parser error|lexer error)"
+        ) as error:
+            factory.matcher(grammar)
+        assert "\n" not in str(error.value)
+        assert factory.matcher(WORDS).mask().any()
+    finally:
+        factory.close()
+
+
+AMBIGUOUS = Grammar("lark", "start: s\ns: s s s | s s | /[a-z]/ |")
+
+
+def test_an_ambiguous_grammar_is_followed_for_so_long_and_no_longer(factory):
+    matcher, draw = factory.matcher(AMBIGUOUS), random.Random(0)
+    for _ in range(200):
+        if matcher.ended:
+            break
+        matcher.accept(draw.choice([token for token in allowed(matcher) if token != 2]))
+    assert matcher.error
+    assert "\n" not in matcher.error
+    assert allowed(matcher) == [2], "the text can only end"
+
+
+def test_a_grammar_that_takes_too_long_ends_its_text(factory, vocabulary, monkeypatch):
+    matcher = factory.matcher(WORDS)
+    draft = matcher.copy()
+    assert not matcher.slow
+    monkeypatch.setattr(grammar_module, "USUAL_S", -grammar_module.SLOW_S)
+    draft.mask()
+    draft.mask()
+    assert matcher.slow, "what a draft takes counts for its text"
+    assert not matcher.ended
+    monkeypatch.setattr(grammar_module, "USUAL_S", -grammar_module.MOST_S)
+    matcher.accept(vocabulary.encode("walk")[0])
+    assert matcher.ended
+    assert matcher.error == "the grammar takes too long: it can be read in too many ways"
+    assert allowed(matcher) == [2]
 
 
 def test_special_tokens_are_never_part_of_a_text(factory, vocabulary):

@@ -162,6 +162,25 @@ def test_timings_say_what_the_engine_did(client):
     assert 0 <= timings["queued_s"] <= timings["first_token_s"] <= timings["total_s"]
 
 
+def test_grammars_that_take_too_long_hold_nobody_up(client):
+    endless = "start: T\nT: " + " & ".join(f"/.*(a|b|{i}).*/" for i in range(3000))
+    asked = {"model": "tiny", "prompt": "walk", "max_tokens": 200, "temperature": 0}
+
+    def with_grammar(source):
+        return client.completions.create(**asked, extra_body={"grammar": {"kind": "lark", "source": source}})
+
+    with ThreadPoolExecutor(3) as pool:
+        bad = [pool.submit(with_grammar, endless) for _ in range(3)]
+        time.sleep(0.1)
+        assert text_of(client)
+        assert not any(one.done() for one in bad)
+        for one in bad:
+            assert isinstance(one.exception(), openai.BadRequestError)
+            assert "to build it takes more than 1 s of a core" in str(one.exception())
+    (choice,) = with_grammar("start: s\ns: s s s s | s s s | s s | /[a-z ]/ |").choices
+    assert (choice.finish_reason, choice.model_extra["stop_reason"]) == ("length", "grammar")
+
+
 def test_a_stop_text_ends_the_answer_and_is_no_part_of_it(client):
     text = text_of(client, max_tokens=30)
     stop = text[10:12]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LATE_S = 5.0
 """An engine that is so much later than a deadline does not answer any more."""
 SUBMITTERS = 2
-"""Threads that read prompts and hand them in: grammars are compiled there."""
+"""Threads that read prompts and hand them in; what has a grammar goes through one of its own, as that may take seconds to build."""
 Asking = Sequence[tuple[Sequence[int], Sampling]]
 
 
@@ -131,14 +131,19 @@ class Desk:
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self.engine, self.limits = engine, limits
         self._submitters = ThreadPoolExecutor(SUBMITTERS, "submit")
+        self._builder = ThreadPoolExecutor(1, "grammar")
         self._workers = ThreadPoolExecutor(limits.blocking, "work")
         self._open: set[Answers | Leash] = set()
         self._closing = False
 
-    async def ask(self, asking: Callable[[], Asking], deadline_s: float) -> Answers:
-        """Hand in what `asking()`, called in a thread, returns. Raises ProblemError: nonsense, too much, or shutting down."""
+    async def ask(self, asking: Callable[[], Asking], deadline_s: float, builds: bool = False) -> Answers:
+        """Hand in what `asking()`, called in a thread, returns; `builds`: it has a grammar.
+
+        Raises ProblemError: nonsense, too much, or shutting down.
+        """
         self._check_open()
-        handing_in = asyncio.wrap_future(self._submitters.submit(self._submit, asking))
+        threads = self._builder if builds else self._submitters
+        handing_in = asyncio.wrap_future(threads.submit(self._submit, asking))
         try:
             tickets = await asyncio.shield(handing_in)
         except asyncio.CancelledError:
@@ -208,7 +213,7 @@ class Desk:
         """Let the threads go; the engine stays."""
         self.wind_up()
         self.cancel_all()
-        for pool in (self._submitters, self._workers):
+        for pool in (self._submitters, self._builder, self._workers):
             pool.shutdown(wait=False, cancel_futures=True)
 
 

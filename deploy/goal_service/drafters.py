@@ -68,6 +68,11 @@ class Draftee:
         """Tokens of the answer so far."""
         return len(self.tokens) - self.start
 
+    @property
+    def slow(self) -> bool:
+        """Whether its grammar takes so much time that nothing should be drafted."""
+        return self.matcher is not None and self.matcher.slow
+
     def room(self, limit: int) -> int:
         """Return how many tokens may be drafted, as the target adds one; `limit`: of the whole text."""
         return max(0, min(self.sampling.max_tokens - self.said, limit - len(self.tokens)) - 1)
@@ -122,6 +127,8 @@ class NGram:
 
     def propose(self, who: Draftee, lookahead: int) -> Proposal:
         """Return what may come next."""
+        if who.slow:
+            return Proposal()
         branch = _Branch(who, len(who.tokens), None if who.matcher is None else who.matcher.copy())
         found = self._continuation(who.tokens, lookahead)
         for token in found:
@@ -192,13 +199,13 @@ class ModelDrafter:
         branches = [_Branch(w, len(w.tokens), None if w.matcher is None else w.matcher.copy()) for w in who]
         feeds = [self._unwritten(w, w.tokens) for w in who]
         for step in range(lookahead):
-            live = [b for b in branches if not b.ended]
+            live = [b for b in branches if not (b.ended or b.who.slow)]
             if not live:
                 break
             if step:
                 feeds = [([b.tokens[-1]], len(b.who.tokens) + len(b.tokens) - 1) for b in live]
             elif len(live) < len(branches):
-                feeds = [feed for feed, b in zip(feeds, branches, strict=True) if not b.ended]
+                feeds = [feed for feed, b in zip(feeds, branches, strict=True) if any(b is one for one in live)]
             seen = self._linear([b.who for b in live], feeds)
             for branch, logits_TV in zip(live, seen, strict=True):
                 self._extend(branch, logits_TV[-1], lookahead)
@@ -296,7 +303,7 @@ class ModelDrafter:
         self, who: Draftee, k: int, drafted: int | None, matcher: Matcher | None, logits_V: Tensor, count: int
     ) -> list[_Branch]:
         """Return the branches after `k` accepted tokens: of what is likeliest there, but for what was drafted."""
-        if matcher is not None and matcher.ended:
+        if matcher is not None and (matcher.ended or matcher.slow):
             return []
         forced = matcher.forced() if matcher is not None else []
         if forced:
@@ -329,6 +336,7 @@ class ModelDrafter:
             for row, group in zip(rows, groups.values(), strict=True)
         ]
         for _ in range(lookahead):
+            trees = [tree for tree in trees if not tree.branches[0].who.slow]
             ready = [tree for tree in trees if tree.next_tokens()]
             if not ready:
                 return

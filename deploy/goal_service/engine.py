@@ -101,7 +101,7 @@ class Engine:
         self.context = min(cfg.context, weights.config.context)
         self._cores = sorted(os.sched_getaffinity(0))
         self._threads = cfg.threads or len(self._cores)
-        self.grammars = GrammarFactory(self.vocabulary, cfg.forced)
+        self.grammars = GrammarFactory(self.vocabulary, cfg.forced, tries=True)
         target = load_target(weights, cfg.kind)
         drafter, self.link = self._drafters(path)
         cache = target.cache(cfg.rows, self.context)
@@ -210,6 +210,7 @@ class Engine:
         """End all requests, the thread and the draft process."""
         self._closed.set()
         self._thread.join(10)
+        self.grammars.close()
         if self.link is not None:
             self.link.close()
 

@@ -74,11 +74,14 @@ class ChatMessage(Reply):
 
 
 class Choice(Reply):
-    """One answer. `stop_reason` is "deadline" where it was out of time: then `finish_reason` is "length"."""
+    """One answer. `stop_reason` is "deadline" where it was out of time, "grammar" where that could not be followed any further.
+
+    Then `finish_reason` is "length".
+    """
 
     index: int
     finish_reason: Literal["stop", "length"]
-    stop_reason: Literal["deadline"] | None
+    stop_reason: Literal["deadline", "grammar"] | None
     timings: Timings | None
 
 
@@ -240,11 +243,11 @@ def ending(finished: Finished | None) -> Tree:
     """Return how an answer ended; None: none was asked for."""
     if finished is None:
         return {"finish_reason": "length", "stop_reason": None, "timings": None}
-    late = finished.reason == "deadline"
+    early = "deadline" if finished.reason == "deadline" else "grammar" if finished.message else None
     reason = "stop" if finished.reason == "stop" else "length"
     return {
         "finish_reason": reason,
-        "stop_reason": "deadline" if late else None,
+        "stop_reason": early,
         "timings": timings(finished.timings),
     }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from deploy.goal_service.drafters import Draftee, Proposal
+from deploy.goal_service.grammar import Matcher
 from deploy.goal_service.requests import Finished, Mode, Reason, Ticket, Timings, Token
 from deploy.goal_service.sampling import (
     ACCEPT,
@@ -99,7 +100,7 @@ class Row:
             else:
                 drafted_scores = proposal.scores[k] if drafted is not None else None
                 self.decide(self._choose(logits_V, drafted, drafted_scores), logits_V)
-            if self.ended == "stop" and len(self.tokens) == before + accepted:
+            if self.ended and len(self.tokens) == before + accepted:
                 accepted += int(drafted in self.draftee.eos)
                 break
             if self.tokens[-1] != drafted:
@@ -128,8 +129,9 @@ class Row:
         """Add a token and tell the reader; what ends the text is not part of it."""
         if self.ended:
             return
+        matcher = self.draftee.matcher
         if token in self.draftee.eos:
-            self.ended = "stop"
+            self._stop_of(matcher)
             return
         self.draftee.take([token])
         self.counts.forced += forced
@@ -137,13 +139,17 @@ class Row:
             self.first_s = time.monotonic() - self.queued_s
         shown = self.text.add(self.vocabulary.bytes_of(token))
         self.ticket.tell(self._event(token, shown, logits_V))
-        matcher = self.draftee.matcher
         if self.text.stopped:
             self.ended = "stop"
         elif matcher is not None and matcher.ended:
-            self.ended, self.message = ("length" if matcher.error else "stop"), matcher.error
+            self._stop_of(matcher)
         elif self.draftee.said >= self.ticket.sampling.max_tokens or len(self.tokens) >= self.limit:
             self.ended = "length"
+
+    def _stop_of(self, matcher: Matcher | None) -> None:
+        """End it; where only the grammar could not be followed any further, that is no stop."""
+        self.message = "" if matcher is None else matcher.error
+        self.ended = "length" if self.message else "stop"
 
     def _event(self, token: int, shown: str, logits_V: Tensor | None) -> Token:
         wanted = self.ticket.sampling.logprobs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -96,6 +96,10 @@ class Service:
             raise ProblemError(400, f"max_tokens may be {most}, got {tokens}", "max_tokens")
         drawn = asked.sampling(tokens, logprobs, self.limits) if tokens else []
         return [(prompt, sampling) for prompt in prompts for sampling in drawn]
+
+    async def ask(self, asking: Callable[[], Asking], asked: ChatForm | CompletionForm) -> Answers:
+        """Hand in what `asking()` returns. Raises ProblemError."""
+        return await self.desk.ask(asking, self.deadline_s(asked.deadline_s), asked.constraint() is not None)
 
     def check_choices(self, prompts: int, n: int) -> None:
         """Raise ProblemError for too many answers."""
@@ -241,7 +245,7 @@ def openai_routes(service: Service) -> APIRouter:
             prompt = service.checked(engine.vocabulary.chat([message.plain for message in asked.messages]))
             return service.asking([prompt], asked, logprobs)
 
-        answers = await unless_gone(request, desk.ask(asking, service.deadline_s(asked.deadline_s)))
+        answers = await unless_gone(request, service.ask(asking, asked))
         writer = ChatWriter(engine.vocabulary, engine.name, logprobs is not None)
         return await respond(service, request, asked, writer, answers, [len(answers.tickets[0].prompt)])
 
@@ -256,7 +260,7 @@ def openai_routes(service: Service) -> APIRouter:
         if asked.echo:
             echoes = await desk.work(request, deadline_s, partial(echoed, service, asked))
         asking = lambda: service.asking([service.tokens_of(p) for p in prompts], asked, asked.logprobs)  # noqa: E731
-        answers = await unless_gone(request, desk.ask(asking, deadline_s))
+        answers = await unless_gone(request, service.ask(asking, asked))
         size = [len(t.prompt) for t in answers.tickets[::n]] or [len(echo.tokens) for echo in echoes]
         writer = TextWriter(engine.vocabulary, engine.name, asked.logprobs is not None, echoes, n)
         return await respond(service, request, asked, writer, answers, size)

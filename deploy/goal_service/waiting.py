@@ -89,15 +89,11 @@ class WaitingLine:
     def sweep(self) -> None:
         """Tell those who need not wait any more that it is over."""
         with self._some:
-            gone: list[tuple[Waiting | Scoring, Reason]] = []
-            for asked in self._waiting:
-                if (reason := asked.over()) is not None:
-                    gone.append((asked, reason))
-            if gone:
-                leaving = {id(asked) for asked, _ in gone}
-                self._waiting = deque(asked for asked in self._waiting if id(asked) not in leaving)
-        for asked, reason in gone:
-            asked.tell(reason, "")
+            judged: list[tuple[Waiting | Scoring, Reason | None]] = [(a, a.over()) for a in self._waiting]
+            self._waiting = deque(asked for asked, reason in judged if reason is None)
+        for asked, reason in judged:
+            if reason is not None:
+                asked.tell(reason, "")
 
     def end(self, message: str) -> None:
         """Tell everybody that it is over."""
