@@ -8,6 +8,7 @@ import pytest
 from deploy.goal_service import drafters
 from deploy.goal_service.draft_process import DraftConfig, Guesser
 from deploy.goal_service.drafters import Draftee, ModelDrafter, Proposal
+from deploy.goal_service.ondemand import OnDemand
 from deploy.goal_service.requests import Sampling
 from tests.goal_decoders import ASKED, EOS, NOBODY, VOCAB, near_pair
 
@@ -36,6 +37,41 @@ def test_a_drafter_reads_what_it_has_read_for_another_text_only_once(models, mon
     drafter.begin(again)
     assert drafter.propose([again], 3) == drafts
     assert fed == [1, 1, 1]
+
+
+def drafted(models, step_s, says):
+    """Who drafted the second half of a text, and how often the model was asked; `says(drafter, text)`: what comes next."""
+    asked = {"temperature": 1.0, "seed": 3, "max_tokens": 900}
+    drafter, who = asked_of(models, [1, 2, 3, 4, 5, 6, 7, 8] * 2, **asked)
+    who.eos = NOBODY
+    drafter.begin(who)
+    sure, found, calls = OnDemand(drafter), [], []
+    propose = drafter.propose
+    drafter.propose = lambda some, lookahead: calls.append(1) or propose(some, lookahead)
+    for _ in range(150):
+        sure.look_s, sure.step_s = 1.0, step_s
+        found.append(sure.propose([who], 3)[0].source)
+        drafter.propose, counting = propose, drafter.propose
+        who.take(says(drafter, who))
+        drafter.propose = counting
+    return Counter(found[75:]), len(calls)
+
+
+def test_whoever_guesses_better_drafts(models):
+    def as_the_model(drafter, who):
+        return drafter.propose([who], 3)[0].tokens
+
+    def in_circles(drafter, who):
+        at = len(who.tokens) % 8
+        return [(at + i) % 8 + 1 for i in range(3)]
+
+    by, _ = drafted(models, 0.01, as_the_model)
+    assert by["model"] >= 73
+    by, calls = drafted(models, 0.01, in_circles)
+    assert by["ngram"] >= 70
+    assert calls < 15
+    by, calls = drafted(models, 10.0, as_the_model)
+    assert by["model"] <= 3, "however good it is, it takes too long"
 
 
 def guesser_of(models, **how):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy.goal_service.speed import Times, ar_rate, fan_out, sd_rate, ssd_rate, tokens_per_round
+from deploy.goal_service.speed import Times, ar_rate, fan_out, sd_rate, ssd_rate, tokens_per_round, worth_waiting
 
 TIMES = Times(decode=1.0, verify=1.0, draft=0.6, prepare=0.9)
 
@@ -19,6 +19,13 @@ def test_drafting_ahead_that_always_hits_hides_the_draft_and_that_never_hits_hid
     assert ar_rate(TIMES) == 1.0
     slow = Times(1.0, 1.0, 0.6, prepare=2.0)
     assert ssd_rate(slow, 1.0, 3.0, 0.0) == pytest.approx(1.5), "a draft that takes longer than the look is waited for"
+
+
+def test_all_wait_for_a_slow_draft_only_where_it_brings_more_than_is_said_meanwhile():
+    assert worth_waiting([1.0, 3.0], [3.0, 2.0], 0.0, 1.0, 0.2) == [True, False]
+    assert worth_waiting([1.0, 3.0], [3.0, 2.0], 0.0, 1.0, 0.5) == [False, False], "6 in 1.5 s are no more than 4 in 1"
+    assert worth_waiting([1.0, 3.0], [3.0, 2.0], 0.0, 1.0, 0.49) == [True, False]
+    assert worth_waiting([1.0, 3.0], [3.0, 2.0], 8.0, 1.0, 0.2) == [False, False], "others wait too"
 
 
 def test_the_fan_out_is_the_published_one_in_whole_numbers():

@@ -13,19 +13,19 @@ from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from deploy.goal_service.drafters import Draftee, ModelDrafter, NGram, Outcome, Proposal
+from deploy.goal_service.drafters import Draftee, ModelDrafter, Outcome, Proposal
 from deploy.goal_service.grammar import GrammarFactory
 from deploy.goal_service.models import load_drafter, load_vocabulary, pinned
+from deploy.goal_service.ondemand import Fallback, OnDemand
 from deploy.goal_service.requests import Grammar, Sampling
 from deploy.goal_service.sampling import Rule, SeededDice
 from deploy.goal_service.speed import fan_out, tokens_per_round
 
-Fallback = Literal["auto", "jit", "ngram", "none"]
 SLOW = 0.95
 """Weight of the past in what is measured."""
 
@@ -82,13 +82,16 @@ class Guesser:
     model: ModelDrafter
     grammars: GrammarFactory | None
     eos: frozenset[int]
-    ngram: NGram = field(default_factory=NGram)
     who: dict[int, Draftee] = field(default_factory=dict)
     drafts: dict[int, Proposal] = field(default_factory=dict)
     ready: dict[Outcome, Proposal] = field(default_factory=dict)
+    on_demand: OnDemand = field(init=False)
     asked: tuple[int, ...] = ()
     """The texts that were asked for last; others, decoded in rounds of their own, keep what is ready for them."""
     seen: Measured = field(default_factory=Measured)
+
+    def __post_init__(self) -> None:
+        self.on_demand = OnDemand(self.model, self.cfg.fallback)
 
     def begin(self, uid: int, tokens: list[int], start: int, sampling: dict[str, Any]) -> None:
         """Take up a text, of which some may be said already."""
@@ -106,6 +109,7 @@ class Guesser:
         """Forget a text."""
         if self.who.pop(uid, None) is not None:
             self.model.end(uid)
+        self.on_demand.end(uid)
         self.drafts.pop(uid, None)
         self._drop_ready({uid})
 
@@ -159,28 +163,14 @@ class Guesser:
                 self.seen.blend("on_hit" if last.hit else "on_miss", taken / tried, tried)
 
     def _at_once(self, uids: Sequence[int], rows: int, lookahead: int) -> list[Proposal]:
-        """Return drafts that nobody prepared."""
-        if not uids or self.cfg.fallback == "none":
-            return [Proposal() for _ in uids]
-        who = [self.who[uid] for uid in uids]
-        fast = self.cfg.fallback != "jit"
-        drafts = [self.ngram.propose(w, lookahead) if fast else Proposal() for w in who]
-        empty = [i for i, draft in enumerate(drafts) if not draft.tokens]
-        if empty and self._worth(len(empty), rows, lookahead):
-            began_s = time.monotonic()
-            made = self.model.propose([who[i] for i in empty], lookahead)
-            self.seen.blend("jit_s", time.monotonic() - began_s)
-            for i, draft in zip(empty, made, strict=True):
-                drafts[i] = draft
+        """Return drafts that nobody prepared; of so many rows the others have theirs."""
+        if not uids:
+            return []
+        others = (rows - len(uids)) * tokens_per_round(self.seen.on_hit, lookahead)
+        self.on_demand.look_s = self.seen.round_s
+        drafts = self.on_demand.propose([self.who[uid] for uid in uids], lookahead, others)
+        self.seen.jit_s = self.on_demand.step_s * lookahead
         return drafts
-
-    def _worth(self, missed: int, rows: int, lookahead: int) -> bool:
-        """Return whether all should wait for a draft of some: it brings more tokens than are decided meanwhile."""
-        if self.cfg.fallback != "auto" or not self.seen.round_s:
-            return self.cfg.fallback != "ngram"
-        gained = missed * (tokens_per_round(self.seen.on_miss, lookahead) - 1)
-        meanwhile = rows * tokens_per_round(self.seen.on_hit, lookahead) * self.seen.jit_s / self.seen.round_s
-        return gained > meanwhile
 
     def prepare(self, lookahead: int) -> None:
         """Draft on from the likeliest outcomes of the drafts that are being verified."""

@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 
 from deploy.goal_service.draft_link import DraftLink
-from deploy.goal_service.draft_process import DraftConfig, Fallback
+from deploy.goal_service.draft_process import DraftConfig
 from deploy.goal_service.drafters import Draftee, ModelDrafter, common
 from deploy.goal_service.grammar import GrammarFactory
 from deploy.goal_service.linear import Kind
 from deploy.goal_service.models import load_drafter, load_target
 from deploy.goal_service.modes import Arm, Chooser
+from deploy.goal_service.ondemand import Fallback
 from deploy.goal_service.requests import Busy, Mode, Sampling, Ticket
 from deploy.goal_service.rounds import Decoder
 from deploy.goal_service.rows import Row
@@ -255,8 +256,7 @@ class Engine:
         row = Row(index, ticket, who, self.vocabulary, self.cfg.rule, self.context, asked.since_s, now_s, same)
         row.counts.cached = same
         self.rows[index] = row
-        if self.decoder.drafter is not None:
-            self.decoder.drafter.begin(who)
+        self.decoder.begin(who)
         self.counts["requests"] += 1
         self.counts["prompt_tokens"] += len(prompt)
         self.counts["cached_tokens"] += same
@@ -329,10 +329,7 @@ class Engine:
     def _finish(self, row: Row) -> None:
         row.finish()
         self._held[row.index] = row.tokens[: row.computed]
-        if self.decoder.drafter is not None:
-            self.decoder.drafter.end(row.draftee.uid)
-        if self.link is not None:
-            self.link.end(row.draftee.uid)
+        self.decoder.end(row.draftee.uid)
         c = row.counts
         self.counts.update({f"finished_{row.ended}": 1, "completion_tokens": row.draftee.said, "forced": c.forced})
         self.counts.update({"drafted": c.drafted, "accepted": c.accepted})

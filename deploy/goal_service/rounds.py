@@ -16,8 +16,9 @@ from typing import Protocol
 
 import torch
 
-from deploy.goal_service.drafters import ModelDrafter, NGram, Proposal
+from deploy.goal_service.drafters import Draftee, ModelDrafter, Proposal
 from deploy.goal_service.llama import Cache, Llama, Span
+from deploy.goal_service.ondemand import OnDemand
 from deploy.goal_service.requests import Mode
 from deploy.goal_service.rows import Row
 
@@ -75,7 +76,7 @@ class Decoder:
     ) -> None:
         """`verify_floor_s`: a look of the target takes at least so long, to stand in for a slower one."""
         self.target, self.cache, self.drafter, self.ahead = target, cache, drafter, ahead
-        self.ngram, self.floor_s = NGram(), verify_floor_s
+        self.on_demand, self.floor_s = OnDemand(drafter), verify_floor_s
 
     def round(self, rows: Sequence[Row], mode: Mode, lookahead: int) -> Took:
         """Decide at least one more token of each text whose prompt is read."""
@@ -93,9 +94,25 @@ class Decoder:
             row.counts.modes[mode] = row.counts.modes.get(mode, 0) + 1
             if mode == "ssd" and self.ahead is not None:
                 self.ahead.judged(row, draft, count)
+        took_s = time.monotonic() - drafted_s
+        if not reading:
+            self.on_demand.look_s = 0.9 * (self.on_demand.look_s or took_s) + 0.1 * took_s
         said = {row.index: len(row.tokens) - count for row, count in zip(writing, before, strict=True)}
         made = sum(bool(draft.tokens) for draft in drafts)
-        return Took(mode, len(live), tokens, said, made, drafted_s - start_s, time.monotonic() - drafted_s)
+        return Took(mode, len(live), tokens, said, made, drafted_s - start_s, took_s)
+
+    def begin(self, who: Draftee) -> None:
+        """Take up a text."""
+        if self.drafter is not None:
+            self.drafter.begin(who)
+
+    def end(self, uid: int) -> None:
+        """Forget a text."""
+        self.on_demand.end(uid)
+        if self.drafter is not None:
+            self.drafter.end(uid)
+        if self.ahead is not None:
+            self.ahead.end(uid)
 
     def draft(self, rows: Sequence[Row], mode: Mode, lookahead: int) -> list[Proposal]:
         """Return a draft for each, no longer than what may still be said."""
@@ -103,16 +120,10 @@ class Decoder:
         lookahead = min(lookahead, max(rooms, default=0))
         if mode == "ar" or not lookahead:
             return [Proposal() for _ in rows]
-        who = [row.draftee for row in rows]
         if mode == "ssd" and self.ahead is not None:
             drafts = self.ahead.propose(rows, lookahead)
         else:
-            drafts = [self.ngram.propose(w, lookahead) for w in who]
-            plain = [i for i, draft in enumerate(drafts) if not draft.tokens]
-            if self.drafter is not None and plain:
-                made = self.drafter.propose([who[i] for i in plain], lookahead)
-                for i, draft in zip(plain, made, strict=True):
-                    drafts[i] = draft
+            drafts = self.on_demand.propose([row.draftee for row in rows], lookahead)
         return [draft.cut(room) for draft, room in zip(drafts, rooms, strict=True)]
 
     def verify(

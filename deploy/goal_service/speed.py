@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -44,6 +45,18 @@ def ssd_rate(times: Times, hit_rate: float, on_hit: float, on_miss: float) -> fl
     ahead = max(times.verify, times.prepare)
     seconds = hit_rate * ahead + (1 - hit_rate) * (ahead + times.draft) + times.overhead
     return (hit_rate * on_hit + (1 - hit_rate) * on_miss) / seconds
+
+
+def worth_waiting(
+    quick: Sequence[float], slow: Sequence[float], others: float, round_s: float, slow_s: float
+) -> list[bool]:
+    """Return which texts should have their slow draft, for which all of them wait `slow_s`: none where that does not pay.
+
+    `quick`, `slow`: tokens that each is likely to say with its quick draft, and with the slow one; `others`: those of other texts.
+    """
+    at_once = (others + sum(quick)) / round_s
+    later = (others + sum(map(max, quick, slow))) / (round_s + slow_s)
+    return [later > at_once and b > a for a, b in zip(quick, slow, strict=True)]
 
 
 def fan_out(acceptance: float, lookahead: int, budget: int, decay: float = 1.0) -> tuple[int, ...]:
