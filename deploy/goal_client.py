@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
 from agents.goals import Goal, robot_of
@@ -67,6 +66,9 @@ class GoalClient:
             status, reply = self._post(body, until_s)
         except TimeoutError:
             raise Unanswered(f"no answer within {self.timeout_s:g} s") from None
+        except ssl.SSLCertVerificationError as error:
+            why = f"the service's certificate is not trusted: {_line(error.verify_message)}"
+            raise Unanswered(f"{why}; SSL_CERT_FILE names a file of those that are", again=False) from None
         except (OSError, http.client.HTTPException) as error:
             raise Unanswered(f"{type(error).__name__}: {_line(error)}") from None
         if status != 200:
@@ -77,18 +79,22 @@ class GoalClient:
         parts = urlsplit(self.url)
         assert parts.hostname is not None
         secure = parts.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        more: dict[str, Any] = {"context": ssl.create_default_context()} if secure else {}
-        link = kind(parts.hostname, parts.port, timeout=self.timeout_s, **more)
+        port = parts.port or (http.client.HTTPS_PORT if secure else http.client.HTTP_PORT)
+        link = http.client.HTTPConnection(parts.hostname, port, timeout=self.timeout_s)
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
         link.connect()
+        if secure:
+            trusted = ssl.create_default_context()
+            link.sock = trusted.wrap_socket(link.sock, server_hostname=parts.hostname, do_handshake_on_connect=False)
         # a service that sends one byte at a time never times out by itself: what is late is cut off
         guard = threading.Timer(max(0.0, until_s - time.monotonic()), _cut, [link.sock])
         guard.daemon = True
         guard.start()
         try:
+            if isinstance(link.sock, ssl.SSLSocket):
+                link.sock.do_handshake()
             link.request("POST", f"{parts.path.rstrip('/')}/v1/goals", body, headers)
             answer = link.getresponse()
             found = answer.status, _read(answer)
@@ -106,7 +112,7 @@ class GoalClient:
 
 def _cut(sock: socket.socket) -> None:
     with suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # under TLS too, whoever reads sees the end
 
 
 def _read(answer: http.client.HTTPResponse) -> bytes:

@@ -1,7 +1,10 @@
 """The robot's end of the goal service, against a real server that misbehaves in every way."""
 
 import json
+import re
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,6 +17,7 @@ from agents.goals import refusal
 from deploy.goal_client import LARGEST, GoalClient, GoalFollower, Unanswered
 from deploy.goal_service.examples.cases import goal_of
 from deploy.wishes import Wishes
+from tests.tiny_models import save_llama
 
 GOOD = goal_of("speed:-0.5 for 3 > speed:0")
 
@@ -99,6 +103,19 @@ def test_a_goal_comes_back_as_it_was_sent(server):
     assert json.loads(sent) == {"sentence": "back off", "robot": "walker", "current": current.to_dict()}
 
 
+@pytest.mark.parametrize("how", ["cut short", "giant", "hangs", "drips", "drips headers", "hangs mid-body"])
+def test_over_tls_too_whatever_a_service_answers_is_one_line_in_time(server, certificate, monkeypatch, how):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    asked = GoalClient(f"https://localhost:{server.server_address[1]}", timeout_s=1.0)
+    assert asked.ask("walk", "walker") == GOOD
+    server.answer, says = WRONG[how]
+    with pytest.raises(Unanswered, match=says):
+        asked.ask("walk", "walker")
+
+
 @pytest.mark.parametrize("how", WRONG)
 def test_whatever_a_service_answers_is_one_line_in_time(server, how):
     server.answer, says = WRONG[how]
@@ -107,6 +124,84 @@ def test_whatever_a_service_answers_is_one_line_in_time(server, how):
         client(server).ask("walk", "walker")
     assert "\n" not in str(error.value)
     assert time.monotonic() - began < 1.5
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate for localhost that nobody has signed, and its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl makes the certificate, and is not there")
+    folder = tmp_path_factory.mktemp("certificate")
+    asked = [
+        openssl,
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    asked += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = folder / "cert.pem", folder / "key.pem"
+    subprocess.run([*asked, "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
+    return files
+
+
+@pytest.fixture(scope="module")
+def secure(certificate, tmp_path_factory):
+    """The port of the goal service itself, with TLS."""
+    folder = save_llama(tmp_path_factory.mktemp("models") / "tiny")
+    command = [sys.executable, "-m", "deploy.goal_service.serve", "serve", "--model", str(folder), "--kind", "fp32"]
+    command += ["--context", "512", "--port", "0", "--cert", str(certificate[0]), "--key", str(certificate[1])]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        port = None
+        while port is None and (line := process.stderr.readline()):
+            port = re.search(r"https://[\d.]+:(\d+)", line)
+        assert port is not None
+        yield int(port[1])
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def test_over_https_a_goal_comes_from_a_service_whose_certificate_is_trusted(secure, certificate, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    client = GoalClient(f"https://localhost:{secure}", timeout_s=20.0)
+    assert client.ask("walk backwards at 0.5 m/s", "walker").cannot is None
+
+
+def test_a_certificate_that_is_not_trusted_is_one_line_and_not_asked_again(secure, certificate, monkeypatch):
+    def refused(host):
+        with pytest.raises(Unanswered) as error:
+            GoalClient(f"https://{host}:{secure}", timeout_s=20.0).ask("walk", "walker")
+        assert not error.value.again
+        return str(error.value)
+
+    end = "; SSL_CERT_FILE names a file of those that are"
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    assert refused("localhost") == "the service's certificate is not trusted: self-signed certificate" + end
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    assert "not valid for '127.0.0.1'" in refused("127.0.0.1")
+
+
+def test_https_where_there_is_none_and_http_where_there_is_are_one_line(server, secure):
+    with pytest.raises(Unanswered, match="SSL") as error:
+        GoalClient(f"https://127.0.0.1:{server.server_address[1]}").ask("walk", "walker")
+    assert "\n" not in str(error.value)
+    with pytest.raises(Unanswered, match=r"RemoteDisconnected|BadStatusLine|reset") as error:
+        GoalClient(f"http://localhost:{secure}").ask("walk", "walker")
+    assert "\n" not in str(error.value)
+
+
+def test_a_handshake_that_never_ends_is_cut_off():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        asked = GoalClient(f"https://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.3)
+        with pytest.raises(Unanswered, match=r"no answer within 0\.3 s"):
+            asked.ask("walk", "walker")
 
 
 def test_nobody_there_is_one_line():
