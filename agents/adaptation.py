@@ -266,6 +266,7 @@ def adapt_step(
 
     made = fit(bare, loss, cfg, seed)
     made.body = body
+    assert isinstance(made, StepModel)
     said = said_of_steps(made, [(p.state_TO, p.action_TA) for p in held if id(p) in late])
     return replace(candidate("step", model, made, score, play), certified=said)
 

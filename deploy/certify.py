@@ -124,7 +124,7 @@ def answer(
     of: Question, model: StepModel, steps: Steps, args: CertifyArgs, folder: Path, console: Console
 ) -> Certificate:
     """Return the certificate; the code of a compressed model goes to a file."""
-    from world_models.certificate import compress, held_out, learned
+    from world_models.certificate import best, compress, held_out, learned
     from world_models.coding import write_code
 
     if of.variant == "C0":
@@ -132,7 +132,8 @@ def answer(
     cfg, code = args.compress, args.out.with_suffix(".cert")
     with Progress(console=console) as bars:
         bar = bars.add_task("learning", total=cfg.total)
-        made = compress(of, model, steps, cfg, lambda told, done: bars.update(bar, description=told, completed=done))
+        found = compress(of, model, steps, cfg, lambda told, done: bars.update(bar, description=told, completed=done))
+    made = best(of, steps, found)
     write_code(code, made.bits)
     return replace(learned(of, made, steps), about={"code": code.name})
 

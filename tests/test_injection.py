@@ -325,7 +325,9 @@ def test_without_a_planner_the_robot_holds_and_arming_it_moves_nothing(tmp_path,
     changes = session.guard.changes
     modes = [change.mode for change in changes]
     assert modes[:5] == ["armed", "running", "hold", "armed", "running"]
-    if changes[4].t_s + WATCHFUL.guard.no_plan_s + 3 * stage.dt_s < END_S:  # else steps were missed until the person left
+    if (
+        changes[4].t_s + WATCHFUL.guard.no_plan_s + 3 * stage.dt_s < END_S
+    ):  # else steps were missed until the person left
         assert modes[5:] == ["hold"]
     assert changes[2].t_s <= FAULT_S + hold_deadline_s(WATCHFUL, stage.dt_s) + late_s(stage, session)
     first = round(FAULT_S / stage.dt_s)

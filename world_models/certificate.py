@@ -195,7 +195,7 @@ class Compressed:
     bits: Bits
     model: StepModel
     wrong_N: np.ndarray
-    bound: float
+    """Which of the steps that it was learned from it predicts wrongly."""
 
 
 NOT_COVERED = (
@@ -243,8 +243,8 @@ def compress(
     steps: Steps,
     cfg: CompressConfig,
     report: Callable[[str, int], None] = lambda *_: None,
-) -> Compressed:
-    """Return the coded model with the smallest bound among the plans of the variant, each learned on the steps."""
+) -> list[Compressed]:
+    """Return a coded model for each plan of the variant, learned on the steps."""
     plans = PLANS[of.variant]
     spaces = [Subspace(given, plan) for plan in plans]
     forms = [space.form for space in spaces]
@@ -254,9 +254,13 @@ def compress(
         code = Code(number, *learn(space, rows, of.tolerance, cfg.share(plan.effort), told))
         bits = encode(code, forms)
         model = space.model(decode(bits, forms).numbers_D)
-        wrong_N = wrong_steps(model, steps, of.tolerance)
-        found.append(Compressed(code, bits, model, wrong_N, bound_of(of, steps, wrong_N, bits.length)))
-    return min(found, key=lambda made: made.bound)
+        found.append(Compressed(code, bits, model, wrong_steps(model, steps, of.tolerance)))
+    return found
+
+
+def best(of: Question, steps: Steps, found: Sequence[Compressed]) -> Compressed:
+    """Return the coded model with the smallest bound; that it was chosen is paid for in its bits."""
+    return min(found, key=lambda made: bound_of(of, steps, made.wrong_N, made.bits.length))
 
 
 def bound_of(of: Question, steps: Steps, wrong_N: np.ndarray, bits: int) -> float:
@@ -276,45 +280,45 @@ def decoded(given: StepModel, variant: Variant, path: Path) -> StepModel:
 
 def learned(of: Question, made: Compressed, steps: Steps) -> Certificate:
     """Return C1, C2 or C3: of a coded model, from the steps that it was learned from, as the linear predictor beside it is."""
-    by_step = of.by_step
-    bits, n = made.bits.length, len(made.wrong_N) if by_step else steps.episodes
-    nats = price(bits, of.delta)
+    by_step, bits = of.by_step, made.bits.length
+    n, nats = len(made.wrong_N) if by_step else steps.episodes, price(made.bits.length, of.delta)
+    bound = bound_of(of, steps, made.wrong_N, bits)
 
     def measure(wrong_N: np.ndarray) -> float:
         return float(wrong_N.mean()) if by_step else float(steps.shares(wrong_N).mean())
 
     observed, trivial = measure(made.wrong_N), trivial_of(steps, linear_of(steps), of.tolerance, measure)
-    terms = {"nats": nats, "bits": bits, "prefix_bits": (nats + np.log(of.delta)) / np.log(2) - bits}
+    terms = {"nats": nats, "prefix_bits": (nats + math.log(of.delta)) / math.log(2) - bits}
     if by_step:
         terms |= {"any_length_nats": any_length(n), "azuma": azuma_bound(observed, n, nats + any_length(n))}
-        where = (
-            f"on at most {made.bound:.2%} of the steps, where the robot was in the {n} that it was learned from, if what is done there "
-            f"and what follows are drawn anew: {of.process}"
-        )
-        assumed = ("nothing on how steps depend on one another", OLDER)
+        where = f"where the robot was in the {n} that it was learned from, if what is done there and what follows are drawn anew"
     else:
-        where = (
-            f"on at most {made.bound:.2%} of the steps of a new episode on average, if they come as the {n} that it was learned from "
-            f"did: {of.process}"
+        where = f"of a new episode on average, if they come as the {n} that it was learned from did"
+    assumed = ["nothing on how steps depend on one another" if by_step else INDEPENDENT, OLDER]
+    whose = f"a student of {of.name} that is written in {bits} bits"
+    if of.variant == "C3":
+        assumed.append("the model that is corrected has not learned from these data")
+        correction = (
+            f"with a correction that is written in {bits} bits" if len(made.code.symbols_D) else "without a correction"
         )
-        assumed = (INDEPENDENT, OLDER)
-    vacuous = made.bound >= min(1.0, trivial["no_change"])
+        whose = f"the one-step model of {of.name}, {correction},"
+    vacuous = bound >= min(1.0, trivial["no_change"])
+    share = f"at most {bound:.2%} of the steps"
     ending = f"; that says nothing: to predict no change is off on {trivial['no_change']:.1%}" if vacuous else ""
-    whose = f"the one-step model of {of.name}, with a correction" if of.variant == "C3" else f"a student of {of.name}"
     return Certificate(
         variant=of.variant,
         tolerance=of.tolerance,
-        bound=made.bound,
+        bound=bound,
         observed=observed,
         trivial=trivial,
         n=n,
         unit="transitions" if by_step else "episodes",
         bits=bits,
         delta=of.delta,
-        terms={name: float(value) for name, value in terms.items()},
-        assumptions=assumed,
-        not_covered=(*NOT_COVERED, "the uncompressed model") if bits else NOT_COVERED,
-        sentence=f"With {1 - of.delta:.0%} confidence {whose} that is written in {bits} bits is {of.off} {where}{ending}.",
+        terms=terms,
+        assumptions=tuple(assumed),
+        not_covered=NOT_COVERED,
+        sentence=f"With {1 - of.delta:.0%} confidence {whose} is {of.off} on {share} {where}: {of.process}{ending}.",
     )
 
 
