@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agents.clauses import CLAUSES, NotSure, Part, clause_of, fits
+from agents.gist import gist
 from agents.goals import KINDS, Goal, Term, refusal, robot_of
 from agents.hearing import Heard, hear
 from agents.lexicon import QUESTIONS, Mark
@@ -32,7 +33,7 @@ class Reading:
     why: str = ""
     """What could not be read, in one line."""
     guess: Goal | None = None
-    """What it would be if the words that nobody knows meant nothing."""
+    """What it would be if the words that nobody understands meant nothing."""
 
 
 def read(sentence: str, robot: str, current: Goal | None = None) -> Reading:
@@ -54,10 +55,23 @@ def read(sentence: str, robot: str, current: Goal | None = None) -> Reading:
     try:
         goal = _Sentence(heard, robot, current).goal()
     except NotSure as error:
-        return Reading(heard, None, unread or str(error))
+        return _gist(heard, robot, current, unread or str(error))
     except ValueError as error:
         return Reading(heard, refusal(robot, str(error)))
     return Reading(heard, None, unread, goal) if unread else Reading(heard, goal)
+
+
+def _gist(heard: Heard, robot: str, current: Goal | None, why: str) -> Reading:
+    """Return what is guessed where stretches that cannot be read are left out, if anything is."""
+    left = gist(heard, robot)
+    try:
+        return (
+            Reading(heard, None, why)
+            if left is None
+            else Reading(left, None, why, _Sentence(left, robot, current).goal())
+        )
+    except ValueError:
+        return Reading(heard, None, why)
 
 
 _KIND_OF = {"v": "speed", "l": "height", "a": "pitch"}
@@ -91,7 +105,7 @@ class _Sentence:
     def goal(self) -> Goal:
         words = self.heard.words
         end = next((n for n in range(len(words), 0, -1) if words[n - 1] not in tuple(".!")), 0)
-        segments = list(_segments(self.heard.marks, end))
+        segments = list(_segments(_in_order(self.heard), end))
         if not segments:
             raise NotSure("nothing was asked for")
         for marks in segments:
@@ -192,6 +206,13 @@ class _Sentence:
         return [*head, *tail]
 
 
+def _in_order(heard: Heard) -> Sequence[Mark]:
+    """Return the marks, those of "before you run, walk for 5 s" in the order in which it is done."""
+    marks = heard.marks
+    cut = next((n for n, mark in enumerate(marks) if mark.letter == "&"), 0)
+    return [*marks[cut + 1 :], *marks[:cut]] if cut and heard.words[marks[0].start] == "before" else marks
+
+
 def _said(heard: Heard, marks: Sequence[Mark]) -> str:
     return " ".join(heard.words[marks[0].start : marks[-1].end])[:60]
 
@@ -234,11 +255,14 @@ def _folded(clauses: list[tuple[str, Sequence[Mark]]]) -> list[tuple[str, Sequen
     return clauses
 
 
+_AFTERTHOUGHT = re.compile(r"(?<=[rRLfbM])&+(?=d(?:&|$))|(?<=d)&+d(?=&|$)")
 _MOTION = re.compile(r"(?<=[gmbf])&+(?=(?:[gbf]|d?m)+(?:&|$))")
 
 
 def _joined(marks: Sequence[Mark]) -> Sequence[Mark]:
-    """Return the marks of a part without the comma of "walk, slowly"."""
+    """Return the marks of a part without the comma of "walk, slowly" and "slower, a bit"."""
+    for match in reversed(list(_AFTERTHOUGHT.finditer("".join(mark.letter for mark in marks)))):
+        marks = [*marks[: match.start()], *marks[match.end() :]]
     letters = "".join(mark.letter for mark in marks)
     for match in reversed(list(_MOTION.finditer(letters))):
         left, right = letters[: match.start()].rsplit("&", 1)[-1], letters[match.end() :].split("&", 1)[0]

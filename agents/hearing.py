@@ -21,7 +21,9 @@ class Heard:
     words: tuple[str, ...]
     marks: tuple[Mark, ...]
     unread: tuple[str, ...]
-    """Words that are known to nobody here."""
+    """Words that are known to nobody here ..."""
+    gaps: tuple[int, ...] = ()
+    """... and which they are."""
 
     @property
     def letters(self) -> str:
@@ -33,7 +35,7 @@ def hear(sentence: str, robot: str = "walker") -> Heard:
     """Return the marks and quantities of a sentence, and the words that are neither."""
     said = tokens(sentence)
     words = _more(["move" if robot == "hopper" and word in ("hop", "hopping") else spelled(word) for word in said])
-    marks, unread, i = [], [], 0
+    marks, gaps, i = [], [], 0
     while i < len(words):
         mark = _mark_at(words, i, robot == "arm")
         if mark is not None:
@@ -41,9 +43,9 @@ def hear(sentence: str, robot: str = "walker") -> Heard:
             i = mark.end
             continue
         if words[i] not in FILLERS:
-            unread.append(said[i])
+            gaps.append(i)
         i += 1
-    return Heard(tuple(words), tuple(_settled(marks, words)), tuple(unread))
+    return Heard(tuple(words), tuple(_settled(marks, words)), tuple(said[i] for i in gaps), tuple(gaps))
 
 
 def _more(words: Sequence[str]) -> list[str]:

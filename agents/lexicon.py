@@ -270,14 +270,21 @@ def phrase_at(words: Sequence[str], i: int, arm: bool = False) -> Mark | None:
 
 
 def spelled(word: str) -> str:
-    """Return the one known word that a word is, but for one typing error; itself, where there is none or several that matter.
+    """Return the one known word that a word is, but for one typing error; itself, where there is none or several that matter."""
+    found = slips(word)
+    meanings = {PHRASES.get((known,)) for known in found}
+    alike = len(meanings) == 1 and meanings != {None}
+    return min(found) if len(found) == 1 or alike or (found and found <= FILLERS) else word
+
+
+def slips(word: str) -> set[str]:
+    """Return the known words that an unknown one may be, but for one typing error.
 
     Short words are too much alike for that, and a word of its own is no error.
     """
     if word in WORDS or word in LOOKALIKES or len(word) < 4 or not word.isalpha():
-        return word
-    found = {known for known in WORDS if abs(len(known) - len(word)) < 2 and len(known) > 3 and _slip(word, known)}
-    return min(found) if len(found) == 1 or (found and found <= FILLERS) else word
+        return set()
+    return {known for known in WORDS if abs(len(known) - len(word)) < 2 and len(known) > 3 and _slip(word, known)}
 
 
 def _slip(word: str, meant: str) -> bool:

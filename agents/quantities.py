@@ -66,7 +66,7 @@ _SMALL = (
     "eighteen nineteen"
 )
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-SMALL = {word: float(i) for i, word in enumerate(_SMALL.split())}
+SMALL = {word: float(i) for i, word in enumerate(_SMALL.split())} | {"nought": 0.0}
 TENS = {word: 10.0 * i for i, word in enumerate(_TENS.split(), 2)}
 PARTS = {
     "half": 0.5,
@@ -80,7 +80,8 @@ PARTS = {
 }
 _SIGNS = {"minus": -1.0, "negative": -1.0, "-": -1.0, "plus": 1.0, "+": 1.0}
 WORDS = frozenset(
-    {*LENGTHS, *TIMES, *ANGLES, *SPEEDS, *SMALL, *TENS, *PARTS, *_SIGNS} | {"hundred", "point", "couple", "per"}
+    {*LENGTHS, *TIMES, *ANGLES, *SPEEDS, *SMALL, *TENS, *PARTS, *_SIGNS}
+    | {"hundred", "thousand", "point", "couple", "per"}
 )
 """Every word that is part of a quantity."""
 
@@ -174,11 +175,15 @@ class _Reader:
             return value, i + 1
         if self.at(i) == "point" and (tail := self._decimals(i + 1)) is not None:
             return tail
-        if self.at(i) in ("a", "an") and self.at(i + 1) not in {"hundred", *LENGTHS, *TIMES, *ANGLES} - {"a"}:
+        if self.at(i) in ("a", "an") and self.at(i + 1) not in {"hundred", "thousand", *LENGTHS, *TIMES, *ANGLES} - {
+            "a"
+        }:
             return None
         value, j = (1.0, i + 1) if self.at(i) in ("a", "an") else self._below_hundred(i)
         if j == i:
             return None
+        if self.at(j) == "thousand":
+            return 1000 * value, j + 1
         if self.at(j) == "hundred":
             k = j + 2 if self.at(j + 1) == "and" else j + 1
             more, end = self._below_hundred(k)
@@ -208,6 +213,8 @@ class _Reader:
         unit = self.at(j)
         if unit in LENGTHS:
             return self._length(i, value, j)
+        if (pace := self._pace(value, j)) is not None:
+            return Quantity("speed", pace[0], i, pace[1])
         if unit in TIMES:
             value, j = self._and_a_half(value, j + 1)
             value, j = self._smaller(value * TIMES[unit], j, TIMES[unit], TIMES, 60.0)
@@ -218,6 +225,13 @@ class _Reader:
         if self.at(j - 1) in ("a", "an"):
             return None  # "half a" of nothing that is known
         return Quantity("number", value, i, j)
+
+    def _pace(self, value: float, i: int) -> tuple[float, int] | None:
+        """Return a speed as runners say it: "6 min/km", "a ten minute mile"."""
+        j = i + 2 if self.at(i + 1) in ("/", "per", "a") else i + 1
+        if self.at(i) not in ("min", "mins", "minute", "minutes") or LENGTHS.get(self.at(j), 0.0) < 1000 or value <= 0:
+            return None
+        return LENGTHS[self.at(j)] / (60.0 * value), j + 1
 
     def _length(self, start: int, value: float, i: int) -> Quantity:
         scale = LENGTHS[self.at(i)]

@@ -15,9 +15,11 @@ import torch
 from deploy.goal_service import draft_link
 from deploy.goal_service.engine import EngineConfig, build_engine
 from deploy.goal_service.grammar import Matcher
+from deploy.goal_service.llama import Span
 from deploy.goal_service.models import load_drafter, save_drafter
 from deploy.goal_service.modes import Chooser
 from deploy.goal_service.requests import Busy, Finished, Grammar, Sampling
+from deploy.goal_service.rounds import CHUNK
 from deploy.goal_service.weights import load_weights
 from tests.tiny_models import save_llama
 
@@ -282,11 +284,22 @@ def test_scores_are_the_models_own(engine):
     logits = engine.decoder.target
     fed = torch.tensor([*prompt, *candidate])
     cache, slots = logits.cache(1, 64), torch.arange(len(fed))
-    from deploy.goal_service.llama import Span
-
     known = logits.forward(fed, [Span(0, slots, slots)], cache).log_softmax(-1)
     expected = [float(known[len(prompt) - 1 + i, token]) for i, token in enumerate(candidate)]
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_mean_of_what_stands_behind_some_layers_takes_more_than_one_look(engine):
+    tokens = [5 + i % 20 for i in range(CHUNK + 40)]
+    target, slots = engine.decoder.target, torch.arange(len(tokens))
+    inside = target.features(torch.tensor(tokens), [Span(0, slots, slots)], target.cache(1, 512), 1)
+    for first in (0, 30, CHUNK + 10):
+        found = engine.mean_features(tokens, first, 1)
+        torch.testing.assert_close(found, inside[first:].mean(0), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"depth in 1 \.\. 2, got 0 and 3"):
+        engine.mean_features(tokens, 0, 3)
+    with pytest.raises(TimeoutError):
+        engine.mean_features(tokens, 0, 1, deadline_s=0.0)
 
 
 def test_a_stop_text_and_log_probabilities(engine):

@@ -85,8 +85,11 @@ def test_the_packaged_model_has_the_logits_of_transformers(smol):
     for text in ("The capital of France is", "walk forward at 1.5 m/s, then crouch"):
         ids = smol.vocabulary.encode(text)
         with torch.no_grad():
-            want = theirs(torch.tensor([ids])).logits[0]
-        torch.testing.assert_close(forward(ours, ids), want, atol=1e-3, rtol=0)
+            want = theirs(torch.tensor([ids]), output_hidden_states=True)
+        torch.testing.assert_close(forward(ours, ids), want.logits[0], atol=1e-3, rtol=0)
+        at = [span(0, 0, len(ids))]
+        inside = ours.features(torch.tensor(ids), at, ours.cache(1, len(ids)), 20)
+        torch.testing.assert_close(inside, want.hidden_states[20][0], atol=1e-3, rtol=1e-4)
 
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

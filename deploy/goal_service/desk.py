@@ -19,6 +19,7 @@ from deploy.goal_service.requests import Busy, Finished, Sampling, Ticket, Token
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from torch import Tensor
 
     from deploy.goal_service.engine import Engine
     from deploy.goal_service.limits import Limits
@@ -113,11 +114,20 @@ class Leash:
         """Return the log-probabilities of each candidate's tokens."""
         return self._engine.score(prompt, candidates, min(deadline_s, self.left_s()), self._cut)
 
+    def mean_features(self, tokens: Sequence[int], first: int, depth: int, deadline_s: float = math.inf) -> Tensor:
+        """Return the mean over the tokens from `first` on of what stands behind `depth` layers."""
+        return self._engine.mean_features(tokens, first, depth, min(deadline_s, self.left_s()), self._cut)
+
     def cut(self) -> None:
         """End what is under way."""
         self._cut.set()
         for ticket in self._tickets:
             ticket.cancel()
+
+    @property
+    def name(self) -> str:
+        """Of the engine's model."""
+        return self._engine.name
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -27,8 +27,8 @@ from deploy.goal_service.requests import Busy, Mode, Sampling, Ticket
 from deploy.goal_service.rounds import Decoder
 from deploy.goal_service.rows import Row
 from deploy.goal_service.sampling import Rule, SeededDice
-from deploy.goal_service.scoring import scoring
-from deploy.goal_service.waiting import Scoring, Waiting, WaitingLine
+from deploy.goal_service.scoring import Looks, mean_features, scores
+from deploy.goal_service.waiting import Looking, Waiting, WaitingLine
 from deploy.goal_service.weights import load_weights, packaged_model
 
 _log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Engine:
         self.rows: dict[int, Row] = {}
         self._held: list[list[int]] = [[] for _ in range(cfg.rows)]
         """Tokens whose keys and values are in each row of the cache."""
-        self._scorings: dict[int, tuple[Scoring, Iterator[None]]] = {}
+        self._looks: dict[int, tuple[Looking, Iterator[None]]] = {}
         """In rows of their own."""
         self._waiting = WaitingLine()
         self._uids, self.counts = itertools.count(), Counter[str]()
@@ -167,8 +167,30 @@ class Engine:
         self._fits(prompt, 0)
         for candidate in candidates:
             self._fits([*prompt, *candidate], 0)
-        until_s, cancelled = time.monotonic() + deadline_s, cancelled or threading.Event()
-        asked = Scoring(list(prompt), [list(c) for c in candidates], until_s, cancelled)
+        return self._look(scores(list(prompt), [list(c) for c in candidates]), deadline_s, cancelled)
+
+    def mean_features(
+        self,
+        tokens: Sequence[int],
+        first: int,
+        depth: int,
+        deadline_s: float = math.inf,
+        cancelled: threading.Event | None = None,
+    ) -> torch.Tensor:
+        """Return the mean over the tokens from `first` on of what stands behind `depth` layers: float32 (width,).
+
+        Raises as `score`.
+        """
+        self._fits(tokens, 0)
+        layers = self.decoder.target.config.layers
+        if not (0 <= first < len(tokens) and 0 < depth <= layers):
+            raise ValueError(
+                f"first must be in 0 .. {len(tokens) - 1} and depth in 1 .. {layers}, got {first} and {depth}"
+            )
+        return self._look(mean_features(list(tokens), first, depth), deadline_s, cancelled)
+
+    def _look[T](self, looks: Looks[T], deadline_s: float, cancelled: threading.Event | None) -> T:
+        asked = Looking(looks, time.monotonic() + deadline_s, cancelled or threading.Event())
         self._enqueue(asked)
         return asked.done.result()
 
@@ -181,11 +203,11 @@ class Engine:
         if len(tokens) + more > self.context:
             raise ValueError(f"{len(tokens)} tokens and {more} more do not fit into the context of {self.context}")
 
-    def _enqueue(self, asked: Waiting | Scoring) -> None:
+    def _enqueue(self, asked: Waiting | Looking) -> None:
         if self._closed.is_set() or self._problem:
             raise Busy(self._problem or "the engine is closed")
         try:
-            self._waiting.put(asked, self.cfg.queue + self.cfg.rows - len(self.rows) - len(self._scorings))
+            self._waiting.put(asked, self.cfg.queue + self.cfg.rows - len(self.rows) - len(self._looks))
         except Busy:
             self.counts["refused"] += 1
             raise
@@ -194,7 +216,7 @@ class Engine:
 
     def stats(self) -> dict[str, float]:
         """Return counters, and what is so at present."""
-        now = {"running": len(self.rows) + len(self._scorings), "waiting": len(self._waiting)}
+        now = {"running": len(self.rows) + len(self._looks), "waiting": len(self._waiting)}
         extra = {} if self.link is None else self.link.stats()
         rates = {f"rate_{mode}_{k}": rate for (mode, k), rate in self.chooser.rates(max(1, len(self.rows))).items()}
         return {**self.counts, **now, **extra, **rates}
@@ -224,7 +246,7 @@ class Engine:
                 self._admit()
                 if self.rows:
                     self._step()
-                self._score()
+                self._look_on()
         finally:  # whoever waits must be told; what broke it is on stderr
             if not self._closed.is_set():
                 self._problem = "the engine broke: its log says why"
@@ -234,18 +256,18 @@ class Engine:
         """Give waiting requests the free rows; wait a moment when there is nothing at all to do."""
         self._waiting.sweep()
         while free := self._free():
-            asked = self._waiting.get(0.0 if self.rows or self._scorings else IDLE_S)
+            asked = self._waiting.get(0.0 if self.rows or self._looks else IDLE_S)
             if asked is None:
                 return
-            if isinstance(asked, Scoring):
+            if isinstance(asked, Looking):
                 row = min(free, key=lambda i: len(self._held[i]))
                 self._held[row] = []
-                self._scorings[row] = asked, scoring(self.decoder.target, self.decoder.cache, row, asked)
+                self._looks[row] = asked, asked.looks(self.decoder.target, self.decoder.cache, row)
             else:
                 self._begin(asked)
 
     def _free(self) -> list[int]:
-        return [i for i in range(self.cfg.rows) if i not in self.rows and i not in self._scorings]
+        return [i for i in range(self.cfg.rows) if i not in self.rows and i not in self._looks]
 
     def _begin(self, asked: Waiting) -> None:
         ticket, sampling = asked.ticket, asked.ticket.sampling
@@ -335,17 +357,19 @@ class Engine:
         self.counts.update({"drafted": c.drafted, "accepted": c.accepted})
         del self.rows[row.index]
 
-    def _score(self) -> None:
-        """Look at the texts that are scored, once at each."""
-        for row, (asked, looks) in list(self._scorings.items()):
+    def _look_on(self) -> None:
+        """Look at the texts that nobody writes, once at each."""
+        for row, (asked, looks) in list(self._looks.items()):
             try:
-                next(looks)
-                continue
-            except StopIteration:
-                pass
+                if (reason := asked.over()) is None:
+                    next(looks)
+                    continue
+                asked.tell(reason, "")
+            except StopIteration as end:
+                asked.done.set_result(end.value)
             except BROKEN as error:
                 asked.done.set_exception(error)
-            del self._scorings[row]
+            del self._looks[row]
 
     def _end_all(self) -> None:
         """Tell everybody who waits that it is over."""
@@ -353,9 +377,9 @@ class Engine:
         for row in list(self.rows.values()):
             row.ended, row.message = "error", message
             row.finish()
-        for asked, _ in self._scorings.values():
+        for asked, _ in self._looks.values():
             asked.tell("error", message)
-        self.rows, self._scorings = {}, {}
+        self.rows, self._looks = {}, {}
         self._waiting.end(message)
 
 

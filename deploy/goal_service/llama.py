@@ -259,15 +259,21 @@ class Llama:
 
         The tokens are those of all spans, one after another; their keys and values are written into the cache first.
         """
-        plan = self._plan(spans, cache)
-        x = self.embedding.index_select(0, tokens).float()
-        for layer, flat, k, v in zip(self.layers, cache.flat, cache.k, cache.v, strict=True):
-            x += layer.o(self._attend(layer, layer.attention_norm(x), plan, flat, k, v))
-            gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, -1)
-            x += layer.down(F.silu(gate).mul_(up))
+        x = self.features(tokens, spans, cache, self.config.layers)
         if wanted is not None:
             x = x.index_select(0, wanted)
         return self.output(self.norm(x)).float()
+
+    @torch.inference_mode()
+    def features(self, tokens: Tensor, spans: Sequence[Span], cache: Cache, depth: int) -> Tensor:
+        """Return what stands behind the first `depth` layers, float32 (N, width); only theirs are the keys and values written."""
+        plan = self._plan(spans, cache)
+        x = self.embedding.index_select(0, tokens).float()
+        for layer, flat, k, v in zip(self.layers[:depth], cache.flat, cache.k, cache.v, strict=False):
+            x += layer.o(self._attend(layer, layer.attention_norm(x), plan, flat, k, v))
+            gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, -1)
+            x += layer.down(F.silu(gate).mul_(up))
+        return x
 
     def _attend(self, layer: Layer, x: Tensor, plan: Plan, flat: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return (N, heads * head_dim); writes keys and values."""

@@ -1,7 +1,9 @@
-"""From a sentence to a goal: by the grammar of commands alone where it understands every word, else by the model.
+"""From a sentence to a goal: by the grammar of commands alone where it understands every word, else with the model's help.
 
-The model decides what belongs together and in which order; a value it can only choose among those that were said or that the
-lexicon gives, and what it leaves out or adds is found afterwards. What nobody understands is refused.
+Of the packaged model it is known how to tell whether the words that nobody understands matter (deploy/goal_service/judge.py); what
+it would write by itself is wrong as often as right, and it is not asked to. Another model decides what belongs together and in
+which order; a value it can only choose among those that were said or that the lexicon gives, and what it leaves out or adds is
+found afterwards. What nobody understands is refused.
 """
 
 from __future__ import annotations
@@ -11,14 +13,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from agents.commands import Heard, offers, read
+from agents.commands import Heard, Reading, offers, read
 from agents.goals import Goal, Term, json_schema, refusal, robot_of, sequence
-from agents.lexicon import IMPOSSIBLE, STANDING_M
+from agents.lexicon import IMPOSSIBLE, STANDING_M, slips
+from deploy.goal_service.judge import Judge, Looker, judge_of
 from deploy.goal_service.requests import Finished, Grammar, Sampling, Ticket
 
 UNCLEAR = "not understood"
 MOST_UNREAD = 3
 """Words that the model may make something of; a sentence with more of them is about something else."""
+MOST_TO_JUDGE = 10
+"""Words of which it may be judged whether they mean anything."""
 ALIKE = 1e-6
 MAX_TOKENS = 320
 DEADLINE_S = 10.0
@@ -32,13 +37,8 @@ class Vocabulary(Protocol):
         ...
 
 
-class Engine(Protocol):
+class Engine(Looker, Protocol):
     """Whoever decodes; deploy/goal_service/engine.py does."""
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """Of its model."""
-        ...
 
     def submit(self, prompt: Sequence[int], sampling: Sampling, /) -> Ticket:
         """Begin an answer. Raises ValueError for a bad request, Busy where the queue is full."""
@@ -63,12 +63,17 @@ def to_goal(
     goal, why = found.goal, found.why
     if goal is None:
         offered, durations_s = offers(found.heard, robot, current)
-        if engine is None or not may_ask(found.heard, offered):
+        judge = judge_of(engine.name) if engine is not None and robot != "arm" else None
+        may = may_ask(found.heard, offered) if judge is None else found.guess is not None and may_judge(found.heard)
+        if engine is None or not may:
             goal, timings["path"] = refusal(robot, why), "refused"
+        elif judge is not None:
+            goal, timings["path"] = _judged(judge, sentence, robot, found, engine, deadline_s), "model"
         else:
             asked = found.heard, robot, current, offered, durations_s, found.guess
             goal, spent = _ask(sentence, *asked, engine, deadline_s)
             timings |= {"path": "model", **spent}
+        if timings["path"] == "model":
             timings["model_s"] = time.perf_counter() - began_s - words_s
     return goal, {**timings, "total_s": time.perf_counter() - began_s}
 
@@ -87,6 +92,23 @@ def warm_up(engine: Engine) -> None:
 def may_ask(heard: Heard, offered: Mapping[str, list[Any]]) -> bool:
     """Return whether a model may try a sentence that the grammar of commands did not understand."""
     return bool(offered) and len(heard.unread) <= MOST_UNREAD and not IMPOSSIBLE.intersection(heard.words)
+
+
+def may_judge(heard: Heard) -> bool:
+    """Return whether it may be asked if the unknown words of a sentence mean nothing: none is impossible or a slip of the pen."""
+    few = len(heard.unread) <= MOST_TO_JUDGE and not IMPOSSIBLE.intersection(heard.words)
+    return few and not any(slips(word.lower()) for word in heard.unread)
+
+
+def _judged(judge: Judge, sentence: str, robot: str, found: Reading, engine: Engine, deadline_s: float) -> Goal:
+    """Return the guess if the words that nobody knows mean nothing, else a refusal."""
+    assert found.guess is not None
+    try:
+        if judge.accepts(engine, sentence, found.heard.unread, deadline_s):
+            return found.guess
+    except TimeoutError:
+        return refusal(robot, "the model did not finish (deadline)")
+    return refusal(robot, found.why)
 
 
 def _ask(

@@ -8,9 +8,13 @@ from collections import deque
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from deploy.goal_service.grammar import Matcher
 from deploy.goal_service.requests import Busy, Finished, Reason, Ticket, Timings
+
+if TYPE_CHECKING:
+    from deploy.goal_service.scoring import Looks
 
 
 @dataclass
@@ -37,14 +41,13 @@ class Waiting:
 
 
 @dataclass
-class Scoring:
-    """Candidates whose log-probabilities are asked for."""
+class Looking:
+    """A text that nobody writes, and what is asked about it."""
 
-    prompt: list[int]
-    candidates: list[list[int]]
+    looks: Looks[Any]
     until_s: float
     cancelled: threading.Event
-    done: Future[list[list[float]]] = field(default_factory=Future)
+    done: Future[Any] = field(default_factory=Future)
 
     def over(self) -> Reason | None:
         """Return why it need not be done any more."""
@@ -53,8 +56,8 @@ class Scoring:
         return "deadline" if time.monotonic() > self.until_s else None
 
     def tell(self, reason: Reason, message: str) -> None:
-        """Say that there will be no scores."""
-        late = TimeoutError("the deadline passed before the candidates were scored")
+        """Say that there will be no answer."""
+        late = TimeoutError("the deadline passed before the model had looked at it all")
         with suppress(InvalidStateError):
             self.done.set_exception(Busy(message) if reason == "error" else late)
 
@@ -63,7 +66,7 @@ class WaitingLine:
     """First come, first served; any thread may ask."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Waiting | Scoring] = deque()
+        self._waiting: deque[Waiting | Looking] = deque()
         self._some = threading.Condition()
 
     def __len__(self) -> int:
@@ -71,7 +74,7 @@ class WaitingLine:
         with self._some:
             return sum(asked.over() is None for asked in self._waiting)
 
-    def put(self, asked: Waiting | Scoring, room: int) -> None:
+    def put(self, asked: Waiting | Looking, room: int) -> None:
         """Add one, where fewer than `room` wait. Raises Busy."""
         self.sweep()
         with self._some:
@@ -80,7 +83,7 @@ class WaitingLine:
             self._waiting.append(asked)
             self._some.notify()
 
-    def get(self, timeout_s: float) -> Waiting | Scoring | None:
+    def get(self, timeout_s: float) -> Waiting | Looking | None:
         """Return the next, or None where none comes in time."""
         self.sweep()
         with self._some:
@@ -89,7 +92,7 @@ class WaitingLine:
     def sweep(self) -> None:
         """Tell those who need not wait any more that it is over."""
         with self._some:
-            judged: list[tuple[Waiting | Scoring, Reason | None]] = [(a, a.over()) for a in self._waiting]
+            judged: list[tuple[Waiting | Looking, Reason | None]] = [(a, a.over()) for a in self._waiting]
             self._waiting = deque(asked for asked, reason in judged if reason is None)
         for asked, reason in judged:
             if reason is not None:

@@ -1,19 +1,26 @@
-"""Sentences with the goal that each should become, one JSON object a line: {"sentence", "robot", "current", "goal"}."""
+"""Sentences with the goal that each should become, one JSON object a line: {"sentence", "robot", "current", "goal"}.
+
+A goal is its JSON, or the shorthand of `goal_of`; a robot that is not named is a walker.
+
+Those to judge by (`eval_*`) were written by people who saw neither the grammar of commands nor the lexicon's phrases, only the
+published values; `strangers` by others of them, to learn from, and `dev` by whoever wrote the grammar.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agents.goals import Goal, Term, refusal, sequence
 
 FOLDER = Path(__file__).resolve().parent
 GENERATED, HANDWRITTEN = "eval_generated", "eval_handwritten"
-IMPOSSIBLE, DEV = "eval_impossible", "dev"
+IMPOSSIBLE, DEV, STRANGERS = "eval_impossible", "dev", "strangers"
 ALIKE = 5e-4
 """Numbers that differ by less are the same: a sentence says three digits, a converted unit has more."""
 NUMBERS = (
@@ -32,25 +39,20 @@ class Case:
     current: Goal | None
     goal: Goal
 
-    def to_json(self) -> str:
-        """Return it as one line."""
-        current = None if self.current is None else self.current.to_dict()
-        tree = {"sentence": self.sentence, "robot": self.robot, "current": current, "goal": self.goal.to_dict()}
-        return json.dumps(tree, ensure_ascii=False)
-
 
 def read(name: str) -> list[Case]:
     """Return the cases of a file of this folder. Raises ValueError where a goal is not legal."""
-    trees = [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [
-        Case(t["sentence"], t["robot"], t["current"] and Goal.from_dict(t["current"]), Goal.from_dict(t["goal"]))
-        for t in trees
-    ]
+    found = []
+    for line in (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
+        tree = json.loads(line)
+        robot = tree.get("robot", "walker")
+        current = _goal(tree["current"], robot) if tree["current"] else None
+        found.append(Case(tree["sentence"], robot, current, _goal(tree["goal"], robot)))
+    return found
 
 
-def write(path: Path, cases: Iterable[Case]) -> None:
-    """Write cases, one a line."""
-    path.write_text("".join(case.to_json() + "\n" for case in cases), encoding="utf-8")
+def _goal(said: str | dict[str, Any], robot: str) -> Goal:
+    return goal_of(said, robot) if isinstance(said, str) else Goal.from_dict(said)
 
 
 def goal_of(text: str, robot: str = "walker") -> Goal:

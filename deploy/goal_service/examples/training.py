@@ -1,6 +1,6 @@
 """Sentences to learn from, with their goals: templates, what may stand in them, and how else people put it.
 
-None of them is among the sentences to judge by, nor is any template of those (examples/held_out.py), which a test holds.
+None of their skeletons is among the sentences to judge by, which a test holds.
 """
 
 from __future__ import annotations

@@ -1,0 +1,79 @@
+"""What a sentence would say without the stretches that nobody understands: whether they matter, somebody else must judge.
+
+"Crouch for the photo" would be "crouch", "Trial 3: walk slowly" would be "walk slowly". What has a duration or a unit is never left
+out, nor is a later step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from agents.clauses import clause_of
+from agents.hearing import Heard
+from agents.lexicon import FILLERS, Mark
+
+_SAID = frozenset("vlat")
+"""Marks of quantities, which are never left out."""
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """What stands between two commas or the like."""
+
+    marks: Sequence[Mark]
+    first: int
+    last: int
+    """Words first .. last - 1."""
+    later: bool
+    """It begins a later step."""
+    end: Mark
+
+    @property
+    def letters(self) -> str:
+        return "".join(mark.letter for mark in self.marks)
+
+
+def gist(heard: Heard, robot: str) -> Heard | None:
+    """Return what is left, what was left out being unread; None where nothing would be left out, or nothing left."""
+    kept, out = list[Mark](), set[int]()
+    for stretch in _stretches(heard):
+        count = _kept(stretch, heard, robot)
+        if count < len(stretch.marks):
+            out.update(range(stretch.marks[count].start if count else stretch.first, stretch.last))
+        kept += [*stretch.marks[:count], stretch.end]
+    if not out or all(mark.letter in "&>" for mark in kept):
+        return None
+    out = {at for at in out if heard.words[at].isalnum() and heard.words[at] not in FILLERS}
+    return replace(heard, marks=tuple(kept), unread=tuple(heard.words[at] for at in sorted(out | set(heard.gaps))))
+
+
+def _stretches(heard: Heard) -> Iterator[_Stretch]:
+    some, first, later, size = list[Mark](), 0, False, len(heard.words)
+    for mark in [*heard.marks, Mark("&", "", size, size)]:
+        if mark.letter not in "&>":
+            some.append(mark)
+            continue
+        yield _Stretch(some, first, mark.start, later, mark)
+        some, first, later = [], mark.end, mark.letter == ">" or (later and not some)
+
+
+def _kept(stretch: _Stretch, heard: Heard, robot: str) -> int:
+    """Return how many marks of a stretch are left: without "for the photo", none of what cannot be read."""
+    letters = stretch.letters
+    count = next(
+        (i for i, x in enumerate(letters) if x == "F" and letters[i + 1 : i + 2] not in tuple("tnvla")), len(letters)
+    )
+    odd = count < len(letters) or set(letters) == {"n"} or any(stretch.first <= at < stretch.last for at in heard.gaps)
+    needed = stretch.later or _SAID.intersection(letters)
+    return count if not odd or needed or _reads(letters[:count], robot) else 0
+
+
+def _reads(letters: str, robot: str) -> bool:
+    at = 0
+    while at < len(letters):
+        clause = clause_of(letters, at, robot)
+        if clause is None:
+            return False
+        at = clause[1]
+    return True
