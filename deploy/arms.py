@@ -21,7 +21,7 @@ import torch
 
 from agents.build import build_agent, sees
 from deploy.clock import MonotonicClock
-from deploy.goals import parse_goals
+from deploy.goals import check_goals
 from deploy.guard import Guard
 from deploy.interrupt import Interrupts, ignored_by_children
 from deploy.mind import Body, Mind, NoMind, OwnMind, Tell
@@ -31,7 +31,6 @@ from deploy.robots.hardware import spec_of
 from deploy.robots.sim import make_robot
 from deploy.session import SIMULATED, Session, self_armed
 from deploy.telemetry import Log
-from deploy.wishes import check_goal
 
 if TYPE_CHECKING:
     from deploy.config import RunConfig
@@ -58,8 +57,7 @@ def build(cfg: RunConfig, planner: bool = True, connect: Callable[[], Robot] | N
 
     Raises ValueError or KeyError, in one line, for bad input.
     """
-    parse_goals(cfg.goals)  # refused before anything is loaded
-    check_goal(cfg)
+    check_goals(cfg)  # refused before anything is loaded
     made = make_robot(cfg) if connect is None else None
     agent = build_agent(cfg.agent, spec_of(cfg), cfg.objective, cfg.adapt, cfg.seed) if planner else None
     robot, fault_s = made or (connect(), None)  # pyright: ignore[reportOptionalCall]

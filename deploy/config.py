@@ -31,7 +31,8 @@ class RunConfig:
     objective: str = ""
     """What to achieve instead of the task's own reward, e.g. height:1.4 or speed:1.5+0.1*effort."""
     goals: tuple[str, ...] = ()
-    """OBJECTIVE@START, in seconds of the run's simulated clock: from then on that is pursued, e.g. speed:1@10 run@20."""
+    """OBJECTIVE@START or SENTENCE@START, in seconds of the run's simulated clock: from then on that is pursued, e.g. speed:1@10
+    "stand tall@15" run@20."""
     goal: str = field(default="", repr=False)
     """What to do, in words: "walk backwards slowly"; from the start on, until another goal comes."""
     goal_service: str = field(default="", repr=False)

@@ -15,7 +15,7 @@ from deploy.planning import Planned, PlanQueue, steps_in
 from deploy.records import GoalNote, JobRecord, JobTiming, PlanRecord, PlanTiming
 from deploy.safety import make_safe
 from deploy.streamer import setpoint_at
-from deploy.wishes import Wishes
+from deploy.wishes import Wishes, is_sentence
 from planners.types import ActionPlan, PlanStatus
 
 if TYPE_CHECKING:
@@ -249,7 +249,11 @@ class OwnMind:
     def _want(self, t_s: float, observation: Observation) -> None:
         """Pursue what the run is to pursue by now, and what is asked for."""
         while self._goals and self._goals[0][0] <= t_s + 1e-9:
-            self._report(self._agent.pursue(self._wishes.hear(self._goals.popleft()[1], t_s), t_s))
+            _, wanted = self._goals.popleft()
+            if is_sentence(wanted):
+                self._note(t_s, self._try(wanted, t_s))
+            else:
+                self._report(self._agent.pursue(self._wishes.hear(wanted, t_s), t_s))
         if self._first:
             first, self._first = self._first, ""
             self._note(t_s, self._try(first, t_s))

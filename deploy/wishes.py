@@ -34,24 +34,6 @@ def is_sentence(text: str) -> bool:
     return False
 
 
-def check_goal(cfg: RunConfig) -> None:
-    """Raise ValueError, in one line, if a run's goal cannot be pursued, and no service could read it."""
-    if cfg.goal_service:
-        GoalClient(cfg.goal_service)
-    if not is_sentence(cfg.goal):
-        if cfg.goal:
-            parse_objective(cfg.goal)
-        return
-    found = read(cfg.goal, robot_of(cfg.robot))
-    if found.goal is None and not cfg.goal_service:
-        raise ValueError(f"goal {cfg.goal!r}: {found.why}; {MORE}")
-    if found.goal is not None:
-        try:
-            objective(found.goal)
-        except ValueError as error:
-            raise ValueError(f"goal {cfg.goal!r}: {error}") from None
-
-
 def as_goal(text: str, robot: str) -> Goal | None:
     """Return the goal that an objective is, for "faster" to refer to; None where it is none."""
     try:

@@ -22,7 +22,7 @@ def test_goals_come_in_the_order_of_time():
     assert parse_goals(["height:1.2@7", "speed:1+0.1*effort@2.5"]) == [(2.5, "speed:1+0.1*effort"), (7.0, "height:1.2")]
 
 
-@pytest.mark.parametrize("bad", ["speed:1", "speed:1@", "@3", "speed:1@-2", "speed:1@inf", "speed:99@3", "dance@3"])
+@pytest.mark.parametrize("bad", ["speed:1", "speed:1@", "@3", "speed:1@-2", "speed:1@inf", "speed:99@3", "dance:2@3"])
 def test_a_bad_goal_is_told_in_one_line(bad):
     with pytest.raises(ValueError, match=r"goal|objective") as error:
         parse_goals([bad])
@@ -37,6 +37,21 @@ def test_the_robot_turns_to_the_goal_when_its_time_has_come():
     speed = done.states_TO[:, 1]
     assert abs(speed[30:40].mean()) < 0.3  # the task: stand at 0
     assert speed[-20:].mean() == pytest.approx(1.0, abs=0.15)
+
+
+def test_sentences_come_in_their_time_too():
+    walker = replace(PRESETS["walker"][1], plan_latency_s=0.0, adapt=False)
+    told = ("walk at 1 m/s@0.1", "faster@0.2", "crouch@0.3", "run@0.4")
+    session = unlogged(replace(walker, goals=told, max_s=0.5), build(replace(walker, goals=told)), lambda _, __: True)
+    assert [(g.t_s, g.objective) for g in session.history.goals] == [
+        (pytest.approx(0.104), "speed:1.0"),
+        (pytest.approx(0.2), "speed:1.5"),
+        (pytest.approx(0.304), "height:1.0"),
+        (pytest.approx(0.4), "run"),
+    ]
+    for bad in ("dance on the table@3", "faster@3"):
+        with pytest.raises(ValueError, match=f"goal '{bad[:6]}.*: "):
+            build(replace(walker, goals=(bad,)))
 
 
 def test_goals_are_in_the_log_and_a_bad_one_ends_the_run_before_it_begins(tmp_path, capsys):
