@@ -1,6 +1,6 @@
 """A small model that drafts for the target: distilled from what the target says, over the words that it uses most.
 
-    python -m deploy.goal_service.distil --out checkpoints/goals-draft
+    python -m deploy.goal_service.distil --out runs/distil/out
 
 First the target writes (goals from sentences, and answers to plain questions), then the small model learns the target's distribution
 at each place of these texts. Both are kept in --work as they go; the same command goes on after an interruption.
@@ -56,7 +56,7 @@ QUESTIONS = (
 class DistilConfig:
     """What is made, and from how much."""
 
-    out: Path = Path("checkpoints/goals-draft")
+    out: Path = Path("runs/distil/out")
     work: Path = Path("runs/distil")
     model: str = ""
     """The target; empty for the one that the packages bring."""
@@ -223,8 +223,8 @@ def loss_of(student: Student, lessons: Lessons, which: Sequence[int]) -> tuple[T
 
 def learn(cfg: DistilConfig, student: Student, lessons: Lessons, path: Path) -> float:
     """Train with checkpoints in `path`; return the agreement on texts that were held out."""
-    held = list(range(0, len(lessons.tokens), 20))
-    rest = [i for i in range(len(lessons.tokens)) if i % 20]
+    count = range(len(lessons.tokens))  # sentences and plain questions take turns, and some of each are held out
+    held, rest = [i for i in count if i % 40 < 2], [i for i in count if i % 40 >= 2]
     flat = [p for p in student.parameters() if p.dim() > 1]
     groups = [
         {"params": flat, "weight_decay": cfg.decay},

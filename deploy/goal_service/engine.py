@@ -66,6 +66,7 @@ class EngineConfig:
     factor: float = 1.0
     """Of Saguaro sampling (ratio rule): 1 for none."""
     fallback: Fallback = "auto"
+    """Who drafts what was not drafted ahead: the small model (jit), what was said before (ngram), nobody, or whoever is worth it."""
     forced: bool = True
     """Tokens that a grammar forces are decided without a look at the target."""
     threads: int = 0
@@ -106,7 +107,7 @@ class Engine:
         target = load_target(weights, cfg.kind)
         drafter, self.link = self._drafters(path)
         cache = target.cache(cfg.rows, self.context)
-        self.decoder = Decoder(target, cache, drafter, self.link, cfg.verify_floor_s)
+        self.decoder = Decoder(target, cache, drafter, self.link, cfg.verify_floor_s, cfg.fallback)
         self.chooser = Chooser(self._arms())
         self.rows: dict[int, Row] = {}
         self._held: list[list[int]] = [[] for _ in range(cfg.rows)]

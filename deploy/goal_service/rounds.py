@@ -18,7 +18,7 @@ import torch
 
 from deploy.goal_service.drafters import Draftee, ModelDrafter, Proposal
 from deploy.goal_service.llama import Cache, Llama, Span
-from deploy.goal_service.ondemand import OnDemand
+from deploy.goal_service.ondemand import Fallback, OnDemand
 from deploy.goal_service.requests import Mode
 from deploy.goal_service.rows import Row
 
@@ -73,10 +73,12 @@ class Decoder:
         drafter: ModelDrafter | None = None,
         ahead: Ahead | None = None,
         verify_floor_s: float = 0.0,
+        fallback: Fallback = "auto",
     ) -> None:
         """`verify_floor_s`: a look of the target takes at least so long, to stand in for a slower one."""
         self.target, self.cache, self.drafter, self.ahead = target, cache, drafter, ahead
-        self.on_demand, self.floor_s = OnDemand(drafter), verify_floor_s
+        way: Fallback = "auto" if fallback == "none" else fallback  # without drafts nothing would be speculative
+        self.on_demand, self.floor_s = OnDemand(drafter, way), verify_floor_s
 
     def round(self, rows: Sequence[Row], mode: Mode, lookahead: int) -> Took:
         """Decide at least one more token of each text whose prompt is read."""
