@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks.common import Options, Result, Table, mean_interval, parse, publish
 from deploy.commandline import guarded
-from envs.collect import RECIPES
 from envs.dataset import EpisodeData
+from envs.recipes import RECIPES
 
 SPEED = 8  # its column
 

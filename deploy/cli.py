@@ -21,6 +21,12 @@ def _teleop() -> Main:
     return main
 
 
+def _behave() -> Main:
+    from deploy.behave import main
+
+    return main
+
+
 def _collect() -> Main:
     from deploy.collect import main
 
@@ -102,6 +108,7 @@ def _goals() -> Main:
 COMMANDS: dict[str, tuple[str, Callable[[], Main]]] = {
     "run": ("run a preset and leave a report behind", _run),
     "teleop": ("steer a robot by keyboard, gamepad, leader arm or script", _teleop),
+    "behave": ("train policies with RLlib, from untrained to expert, to collect from", _behave),
     "collect": ("record episodes of a policy as a data set", _collect),
     "train": ("train the parts of a world model", _train),
     "practise": ("let a model learn to pursue goals by pursuing them", _practise),

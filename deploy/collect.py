@@ -23,11 +23,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agents.teacher import TeacherConfig, teach
 from deploy.commandline import complain, in_one_line
-from envs.collect import RECIPES, Collected, Recipe, collect_dataset
+from envs.collect import Collected, collect_dataset
 from envs.dataset import Layout
 from envs.dataset_writer import write_dataset
 from envs.episodes import Episode, Spool
 from envs.grown import GrowConfig
+from envs.ladder import on_ladder
+from envs.recipes import RECIPES, Recipe
 from envs.robots import painter, robot_spec
 
 INTERRUPTED = 130  # the shell's code for an end by Ctrl-C
@@ -39,7 +41,7 @@ class CollectConfig:
 
     recipe: Recipe
     policies: Path
-    """Folder of the trained policies (npz files)."""
+    """Folder of the trained policies: the recipe's own file, or what `surefoot behave` left there."""
     out: Path = Path("data")
     """The data set becomes a folder in this one."""
     workers: int = 2
@@ -213,13 +215,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: CollectConfig, console: Console) -> Collected:
     """Collect with a progress bar on the console; raises as `collect_dataset` does."""
+    recipe = on_ladder(config.recipe, config.policies)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress:
-        steps = progress.add_task("steps", total=config.recipe.steps, note="")
+        steps = progress.add_task("steps", total=recipe.steps, note="")
         frames = progress.add_task("episodes written", total=None, note="", start=False, visible=False)
 
         def report(done: Collected) -> None:
-            progress.update(steps, completed=min(done.steps, config.recipe.steps), note=_summary(done))
+            progress.update(steps, completed=min(done.steps, recipe.steps), note=_summary(done))
             progress.update(frames, total=done.episodes)
 
         def report_written(episodes: int) -> None:
@@ -227,7 +230,7 @@ def run(config: CollectConfig, console: Console) -> Collected:
                 progress.start_task(frames)
             progress.update(frames, completed=episodes, visible=True)
 
-        return collect_dataset(config.recipe, config.policies, config.out, config.workers, report, report_written)
+        return collect_dataset(recipe, config.policies, config.out, config.workers, report, report_written)
 
 
 Other = OwnConfig | GoalsConfig | DemosConfig | ExpertConfig | GrownConfig | ReplayedConfig

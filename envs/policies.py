@@ -1,8 +1,8 @@
-"""Trained locomotion policies as plain numpy files: perceptrons, a ladder of snapshots in some of them.
+"""Trained locomotion policies as plain arrays: perceptrons, a ladder of snapshots in some of them.
 
-File format (`np.load(..., allow_pickle=False)`): layers `W0,b0 .. Wn,bn` (y = W x + b), hidden activation `act`,
-output kind `out`; optionally observation scaling, a Gaussian head and a time feature. Files with `iters` hold one
-training run: every array has a leading axis over its snapshots.
+File format, npz (without pickles) or safetensors (the words `act` and `out` are then its metadata): layers `W0,b0 .. Wn,bn`
+(y = W x + b), hidden activation `act`, output kind `out`; optionally observation scaling, a Gaussian head and a time
+feature. Files with `iters` hold one training run: every array has a leading axis over its snapshots.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
+from envs.episodes import write_atomically
 from envs.shapes import check
 
 Activation = Callable[[np.ndarray], np.ndarray]
@@ -26,7 +29,11 @@ SQUASHES: dict[str, Activation] = {
 }
 OBS_CLIP = 10.0  # where the file has none
 EPISODE_STEPS = 1000  # the time feature falls from 1 to 0 over so many
-LOG_STD_RANGE = (-20.0, 2.0)  # of state-dependent heads, as soft actor-critic trains them
+LOG_STD_RANGE = (
+    -20.0,
+    2.0,
+)  # of state-dependent heads, as soft actor-critic trains them; `log_std_low` replaces the first
+WORDS = ("act", "out")  # what is not a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +42,13 @@ class Gaussian:
 
     weight: np.ndarray | None  # (A, hidden)
     bias_A: np.ndarray  # log standard deviation, or the bias of its head
+    low: float = LOG_STD_RANGE[0]  # a head gives no smaller logarithm
 
     def std(self, hidden_BH: np.ndarray) -> np.ndarray:
         """Return the standard deviation, (A,) or (B, A)."""
         if self.weight is None:
             return np.exp(self.bias_A)
-        return np.exp(np.clip(hidden_BH @ self.weight.T + self.bias_A, *LOG_STD_RANGE))
+        return np.exp(np.clip(hidden_BH @ self.weight.T + self.bias_A, self.low, LOG_STD_RANGE[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +114,40 @@ def snapshots(path: str | Path) -> tuple[int, ...]:
     return tuple(int(i) for i in file["iters"]) if "iters" in file else ()
 
 
+def write_policies(path: Path, ladder: Mapping[int, Mapping[str, np.ndarray]], act: str, out: str) -> None:
+    """Write a safetensors file of snapshots, by training iteration; it is never seen half written."""
+    names = next(iter(ladder.values()))
+    arrays = {name: np.stack([snapshot[name] for snapshot in ladder.values()]) for name in names}
+    write_atomically(path, save({"iters": np.array(list(ladder)), **arrays}, {"act": act, "out": out}))
+
+
+def read_policies(path: Path) -> dict[int, dict[str, np.ndarray]]:
+    """Return the arrays of each snapshot of a ladder, by training iteration. Raises as `load_policy` does."""
+    file = _read(path)
+    words = set(WORDS) | {"iters"}
+    return {i: {n: x for n, x in _at_snapshot(file, i, path).items() if n not in words} for i in snapshots(path)}
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"no policy file {path}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise ValueError(f"{path} is not a readable npz policy file: {' '.join(str(error).split())}") from None
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(path, "numpy") as file:
+            said = file.metadata() or {}
+            words = {name: np.asarray(said[name]) for name in WORDS if name in said}
+            return {name: file.get_tensor(name) for name in file.keys()} | words  # noqa: SIM118 (it is no mapping)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a readable policy file: {' '.join(str(error).split())}") from None
 
 
 def _at_snapshot(file: Mapping[str, np.ndarray], snapshot: int | None, path: Path) -> dict[str, np.ndarray]:
@@ -155,7 +189,8 @@ def _gaussian(arrays: Mapping[str, np.ndarray], dtype: type) -> Gaussian | None:
     if "log_std" in arrays:
         return Gaussian(None, arrays["log_std"].astype(dtype))
     if "W_logstd" in arrays:
-        return Gaussian(arrays["W_logstd"].astype(dtype), arrays["b_logstd"].astype(dtype))
+        low = float(arrays.get("log_std_low", LOG_STD_RANGE[0]))
+        return Gaussian(arrays["W_logstd"].astype(dtype), arrays["b_logstd"].astype(dtype), low)
     return None
 
 

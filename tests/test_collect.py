@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import deploy.collect as command
-from envs.collect import RECIPES, Collected, Collector, Recipe, collect, collect_dataset
+from envs.collect import Collected, Collector, collect, collect_dataset
 from envs.dataset import read_card
 from envs.episodes import Spool
+from envs.recipes import RECIPES, Recipe
 from envs.robots import make_env
 
 RECIPE = Recipe("few", "ladder.npz", mixture=((0, 1.0), (20, 3.0)), steps=120, robot="walker2d", max_episode_steps=30)
