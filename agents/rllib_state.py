@@ -100,17 +100,17 @@ def _copied(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def write_state(path: Path, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     """Write a packed state, and JSON values about it, as a safetensors file that is never seen half written."""
     arrays: dict[str, np.ndarray] = {}
-    tree = json.dumps(_flat(state, arrays))
-    write_atomically(path, save(arrays, {"tree": tree, "about": json.dumps(about)}))
+    said = json.dumps({"tree": _flat(state, arrays), "about": about})
+    write_atomically(path, save(arrays, {"state": said}))
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what `write_state` wrote. Raises ValueError, in one line, where the file is cut short or no such file."""
     try:
         with safe_open(path, "numpy") as file:
-            said = file.metadata()
+            said = json.loads(file.metadata()["state"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-        return _deep(json.loads(said["tree"]), arrays), json.loads(said["about"])
+        return _deep(said["tree"], arrays), said["about"]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a readable checkpoint: {' '.join(str(error).split())}") from None
 

@@ -24,7 +24,6 @@ from agents.behaviour import BehaviourConfig, Training, check_robot
 from deploy.commandline import complain, guarded, in_one_line
 from deploy.interrupt import Interrupts
 from deploy.sweeps.cluster import connected
-from deploy.sweeps.snapshot import take
 from envs.ladder import LEVELS, Ladder
 
 INTERRUPTED = 130  # the shell's code for an end by Ctrl-C
@@ -57,18 +56,12 @@ def _main(argv: list[str]) -> int:
     check_robot(args.robot)
     if args.folder.exists() and not args.folder.is_dir():
         raise ValueError(f"--out {args.folder} is a file, not a folder")
-    with tempfile.TemporaryDirectory(prefix="surefoot-code-") as scratch:
-        code = Path(scratch) / "code"
-        if args.workers:
-            take(code)
-        else:
-            code.mkdir()
-        try:
-            with connected(None, code, cpus=args.workers + 1):
-                logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-                steps, done = train(args, Console(stderr=True))
-        except ConnectionError as error:
-            return complain(str(error), 1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="surefoot-code-") as code, connected(None, Path(code), cpus=1):
+            logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+            steps, done = train(args, Console(stderr=True))
+    except ConnectionError as error:
+        return complain(str(error), 1)
     if done:
         return 0
     return complain(

@@ -1,12 +1,13 @@
 """Trained locomotion policies as plain arrays: perceptrons, a ladder of snapshots in some of them.
 
-File format, npz (without pickles) or safetensors (the words `act` and `out` are then its metadata): layers `W0,b0 .. Wn,bn`
+File format, npz (without pickles) or safetensors (the words `act` and `out` are then JSON in its metadata): layers `W0,b0 .. Wn,bn`
 (y = W x + b), hidden activation `act`, output kind `out`; optionally observation scaling, a Gaussian head and a time
 feature. Files with `iters` hold one training run: every array has a leading axis over its snapshots.
 """
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -118,7 +119,9 @@ def write_policies(path: Path, ladder: Mapping[int, Mapping[str, np.ndarray]], a
     """Write a safetensors file of snapshots, by training iteration; it is never seen half written."""
     names = next(iter(ladder.values()))
     arrays = {name: np.stack([snapshot[name] for snapshot in ladder.values()]) for name in names}
-    write_atomically(path, save({"iters": np.array(list(ladder)), **arrays}, {"act": act, "out": out}))
+    write_atomically(
+        path, save({"iters": np.array(list(ladder)), **arrays}, {"words": json.dumps({"act": act, "out": out})})
+    )
 
 
 def read_policies(path: Path) -> dict[int, dict[str, np.ndarray]]:
@@ -143,10 +146,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, "numpy") as file:
-            said = file.metadata() or {}
+            said = json.loads((file.metadata() or {}).get("words", "{}"))
             words = {name: np.asarray(said[name]) for name in WORDS if name in said}
             return {name: file.get_tensor(name) for name in file.keys()} | words  # noqa: SIM118 (it is no mapping)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a readable policy file: {' '.join(str(error).split())}") from None
 
 

@@ -110,6 +110,17 @@ def test_training_goes_on_from_its_checkpoint(interrupted, hopper):
     assert not same(pack(training.algorithm), state)
 
 
+def test_the_same_seed_makes_the_same_policies(interrupted, tmp_path):
+    again = Training(replace(PPO, steps=4000), tmp_path)
+    while not again.done:
+        again.advance()
+    again.close()
+    one, other = interrupted[4], read_policies(tmp_path / POLICIES)
+    assert list(one) == list(other)
+    assert all(np.array_equal(one[n][name], other[n][name]) for n in one for name in one[n])
+    assert read_ladder(tmp_path).rungs == read_ladder(interrupted[0]).rungs[:2]
+
+
 def test_training_improves_and_each_rung_is_measured(hopper):
     training = hopper[0]
     ladder = read_ladder(training.folder)
