@@ -31,7 +31,7 @@ NAME = "surefoot"
 """Of our environments in RLlib; `env_config` says which: {"robot": "hopper", "reward_scale": 1.0}."""
 CHECKPOINT = "checkpoint.safetensors"
 OBS_CLIP = 10.0
-NO_SEED_YET = 1_000_000
+MEASURED_FROM = 1_000_000
 """Episodes that measure a rung are numbered from here, away from those of a collection."""
 
 
@@ -276,7 +276,7 @@ class Training:
         """Return the rung of now, measured as `collect` will run it."""
         recipe = Recipe("rung", POLICIES, ((self.steps, 1.0),), steps=1, robot=self.cfg.robot, seed=self.cfg.seed)
         collector = Collector(recipe, self.folder)
-        made = [collector.run(NO_SEED_YET + i) for i in range(self.cfg.episodes)]
+        made = [collector.run(MEASURED_FROM + i) for i in range(self.cfg.episodes)]
         collector.env.close()
         mean_return = sum(e.total_reward for e in made) / len(made)
         return Rung(self.steps, mean_return, sum(e.length for e in made) / len(made), len(made))
