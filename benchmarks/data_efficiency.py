@@ -41,6 +41,13 @@ WORDS = {
     "nearest": "same inputs, nearest label",
     "source": "jitter only",
 }
+SAVED = (
+    "data multiplier of decay",
+    "of the ensemble",
+    "of its student",
+    "of its student, against any decay",
+    "share of the ensemble's gain that its student keeps",
+)
 RESAMPLES = 2000
 QUICK = {
     "standard": Choice(1e-2, 0.01, 64),
@@ -98,14 +105,15 @@ def work(unit: Unit) -> dict[str, dict[str, float]]:
 # --- what it saves
 
 
-def needed(budgets: Sequence[int], losses: Sequence[float], wanted: float) -> float:
-    """Return how many episodes an arm needs for a loss: a line in log episodes and log loss between budgets, made monotone.
+def needed(budgets: Sequence[int], losses: Sequence[float] | np.ndarray, wanted: float) -> float:
+    """Return how many episodes an arm needs for a loss: monotone, on lines between budgets, in log episodes and log loss.
 
-    Beyond the smallest and the largest budget nothing is known: these are returned instead.
+    A likelihood, which may be below 0, is left as it is. Beyond the smallest and the largest budget nothing is known: these are
+    returned instead.
     """
     low = np.minimum.accumulate(losses)  # more data never count as a loss of knowledge
-    shift = min(0.0, low[-1], wanted) - (1.0 if min(low[-1], wanted) <= 0.0 else 0.0)  # a likelihood may be below 0
-    return math.exp(np.interp(-math.log(wanted - shift), -np.log(low - shift), np.log(budgets)))
+    scale = np.log if min(low[-1], wanted) > 0.0 else np.asarray
+    return math.exp(np.interp(-scale(wanted), -scale(low), np.log(budgets)))
 
 
 def multipliers(budgets: Sequence[int], of: np.ndarray, standard: np.ndarray) -> np.ndarray:
@@ -203,14 +211,9 @@ def measure(options: EfficiencyOptions) -> Result:
         saves = savings(robot, options.budgets, of[options.loss], options.seed)
         saved += saves
         tried += [t.row(robot, n, WORDS[arm]) for n, arms in chosen.items() for arm, t in arms.items()]
-        for _, budget, decay, ensemble, student, strict, kept in saves:
-            headline |= {
-                f"{robot}, {budget} episodes: data multiplier of decay": decay,
-                f"{robot}, {budget} episodes: data multiplier of the ensemble": ensemble,
-                f"{robot}, {budget} episodes: data multiplier of its student (the full recipe)": student,
-                f"{robot}, {budget} episodes: the same against one model with any decay": strict,
-                f"{robot}, {budget} episodes: share of the ensemble's gain that the student keeps": kept,
-            }
+        for _, budget, *figures in saves:
+            if budget in options.tuned:
+                headline |= {f"{robot}, {budget} episodes: {name}": x for name, x in zip(SAVED, figures, strict=True)}
         raw[robot] = {name: {arm: x.tolist() for arm, x in losses.items()} for name, losses in of.items()}
     return summarised(options, headline, (lines, saved, tried), raw)
 
@@ -223,15 +226,14 @@ def summarised(
 ) -> Result:
     """Return the tables."""
     lines, saved, tried = (tuple(some) for some in rows)
-    multiplier = ("decay", "ensemble", "student", "student against any decay", "share of the gain kept")
     return Result(
         "data_efficiency",
-        "An ensemble of one-step models, and the student that is distilled from it, need fewer episodes than one model for the same "
-        "held-out error.",
+        "An ensemble of one-step models needs fewer episodes than one model for the same held-out error, and a student of its members' "
+        "size keeps a part of that.",
         headline,
         (
             Table("Held-out loss of one step, lower is better", ("robot", "episodes", "arm", "square", "nll"), lines),
-            Table("Data multipliers, by loss: " + options.loss, ("robot", "episodes", *multiplier), saved),
+            Table("Data multipliers, by loss: " + options.loss, ("robot", "episodes", *SAVED), saved),
             Table("What the search chose", ("robot", "episodes", "arm", *Tuned.COLUMNS), tried),
         ),
         seeds=tuple(range(options.draws)),
@@ -243,6 +245,7 @@ def summarised(
             "The nll is without its constant, one column's error counting for at most 6 scales; all is tuned for "
             f"{options.loss}, and an arm tuned for the other loss might do better at that.",
             "Intervals are over draws of the episodes to learn from; held-out episodes are the same for all.",
+            "A student and its controls take twice the steps of one model, in batches that grow with the rows.",
             f"The search may not go beyond {options.setting.most_epochs} epochs; an ensemble is tuned with half its members.",
         ),
         extra={"losses": raw, "budgets": options.budgets, "setting": asdict(options.setting)},

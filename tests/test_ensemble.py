@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Generator
 
+from configs.models import WALKER_SMALL
 from envs.types import Belief
 from world_models.ensemble import FULL, RECIPES, STANDARD, Members, Recipe, clip, learn, rows_of, untrained
 from world_models.normaliser import Normaliser
@@ -155,6 +156,7 @@ def test_bootstrap_gives_each_member_rows_of_its_own():
 
 def test_epochs_set_the_steps_by_the_amount_of_data():
     assert STANDARD.training(1000) == STANDARD.train
+    assert replace(WALKER_SMALL.step.train, save_every=STANDARD.train.save_every) == STANDARD.train  # as shipped
     cfg = replace(FULL, epochs=3.0).training(1000)
     assert (cfg.steps, cfg.warmup) == (math.ceil(3000 / FULL.train.batch), math.ceil(3000 / FULL.train.batch) // 10)
     assert RECIPES["full"].members == 8

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from world_models.ensemble import Recipe, Rows, learn
-from world_models.step import StepModel
+from world_models.step import LOG_SCALE, StepModel
 
 Labels = Literal["teacher", "nearest", "source"]
 
@@ -61,7 +61,7 @@ def nearest(x_MI: Tensor, among_NI: Tensor, at_once: int = 1024) -> Tensor:
 def told(teacher: StepModel, x_NI: Tensor) -> Rows:
     """Return inputs with what the teacher says of them, and how sure it is."""
     mean_NO, log_NO = (part.float() for part in teacher.net(x_NI).chunk(2, -1))
-    return Rows(x_NI, mean_NO, log_NO.exp())
+    return Rows(x_NI, mean_NO, log_NO.clamp(*LOG_SCALE).exp())
 
 
 def lesson(rows: Rows, teacher: StepModel, cfg: DistilConfig, seed: int) -> Rows:
