@@ -155,15 +155,20 @@ def rows_of(robot: str, budgets: Sequence[int], square: Losses, nll: Losses) -> 
 
 
 def savings(robot: str, budgets: Sequence[int], losses: Losses, seed: int) -> list[tuple[Any, ...]]:
-    """Return a line per budget but the smallest: multipliers, and the share of the gain that the student keeps."""
-    figures = {}
+    """Return a line per budget but the smallest: multipliers, and the share of the gain that the student keeps.
+
+    None: the arm has not reached that loss with all episodes that there are.
+    """
+    figures: dict[Any, Sequence[Interval | None]] = {}
     for arm, base in (
         ("decay", "standard"),
         ("ensemble", "standard"),
         ("distilled", "standard"),
         ("distilled", "decay"),
     ):
-        figures[arm, base] = bootstrapped(lambda a, b: multipliers(budgets, a, b), (losses[arm], losses[base]), seed)
+        found = bootstrapped(lambda a, b: multipliers(budgets, a, b), (losses[arm], losses[base]), seed)
+        mine, theirs = losses[arm].mean(0).min(), np.minimum.accumulate(losses[base].mean(0))
+        figures[arm, base] = [x if mine <= wanted else None for x, wanted in zip(found, theirs, strict=True)]
     figures["kept"] = bootstrapped(kept_share, [losses[arm] for arm in ("member", "ensemble", "distilled")], seed)
     return [(robot, budget, *[figure[i] for figure in figures.values()]) for i, budget in enumerate(budgets) if i]
 
@@ -228,8 +233,8 @@ def summarised(
     lines, saved, tried = (tuple(some) for some in rows)
     return Result(
         "data_efficiency",
-        "An ensemble of one-step models needs fewer episodes than one model for the same held-out error, and a student of its members' "
-        "size keeps a part of that.",
+        "An ensemble of one-step models needs fewer episodes than one model for the same held-out error; a student of its members' "
+        "size does so only where episodes are few.",
         headline,
         (
             Table("Held-out loss of one step, lower is better", ("robot", "episodes", "arm", "square", "nll"), lines),
@@ -241,11 +246,12 @@ def summarised(
         notes=(
             f"Of each episode {options.setting.length} control steps from a random moment are learned from: short trials.",
             "A multiplier is the standard's budget over the episodes that the arm needs for the same mean loss, on a line between "
-            "budgets in log and log; it cannot exceed budget / smallest budget, nor fall below budget / largest.",
+            "budgets in log and log, so at most budget / smallest budget; a dash: not reached with the largest budget.",
             "The nll is without its constant, one column's error counting for at most 6 scales; all is tuned for "
             f"{options.loss}, and an arm tuned for the other loss might do better at that.",
             "Intervals are over draws of the episodes to learn from; held-out episodes are the same for all.",
             "A student and its controls take twice the steps of one model, in batches that grow with the rows.",
+            "What is tuned at one budget need not suit another: the decay of 'any decay' and of the students does not.",
             f"The search may not go beyond {options.setting.most_epochs} epochs; an ensemble is tuned with half its members.",
         ),
         extra={"losses": raw, "budgets": options.budgets, "setting": asdict(options.setting)},

@@ -16,6 +16,7 @@ from benchmarks.data_efficiency import (
     kept_share,
     multipliers,
     needed,
+    savings,
 )
 from benchmarks.recipe_search import DECAYS, EACH, HELD, TUNING, Choice, Search, Setting, Tuned, numbers_of
 
@@ -96,6 +97,14 @@ def test_options_that_cannot_be_are_refused():
         EfficiencyOptions(budgets=(24, 12))
     with pytest.raises(ValueError, match="hopper"):
         recipe_search.behaviour("cheetah")
+
+
+def test_a_loss_that_an_arm_never_reaches_has_no_multiplier():
+    losses = {arm: np.tile(law(BUDGETS), (2, 1)) for arm in ARMS} | {"distilled": np.tile(law(BUDGETS, 0.6), (2, 1))}
+    losses["ensemble"] = np.tile(law(BUDGETS, 2.0), (2, 1))
+    student = [row[4] for row in savings("hopper", BUDGETS, losses, 0)]
+    assert [x.mean for x in student[:2]] == pytest.approx([0.6, 0.6])
+    assert student[2] is None
 
 
 def test_the_result_sums_up_what_units_found(monkeypatch):
