@@ -227,7 +227,7 @@ def test_a_gait_sways_about_its_speed():
 
 
 def test_goals_load_no_torch():
-    names = "agents.goals, agents.pursuit, agents.lexicon, agents.commands, deploy.goal_service.sentences"
+    names = "agents.goals, agents.pursuit, agents.lexicon, agents.commands, agents.gist"
     code = f"import sys, {names}; print(sorted({{'torch', 'mujoco', 'numpy'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
