@@ -345,7 +345,8 @@ def write(
         raise FileExistsError(f"{folder} exists: delete it to collect it again")
     done = list(track(made, "episodes", config.episodes, console=console))
     mean = sum(e.total_reward for e in done) / len(done)
-    write_dataset(done, layout, folder, about | {"mean_return": mean}, pictures=pictures)
+    written = track(done, "written", len(done), console=console)
+    write_dataset(written, layout, folder, about | {"mean_return": mean}, pictures=pictures)
     shutil.rmtree(config.out / f"{config.name}.spool")
     return f"{len(done)} episodes, {sum(e.length for e in done)} steps, mean return {mean:.1f}"
 
