@@ -26,6 +26,7 @@ from deploy.guard import Guard
 from deploy.interrupt import Interrupts, ignored_by_children
 from deploy.mind import Body, Mind, NoMind, OwnMind, Tell
 from deploy.operators.several import AnyOf, FirstOf
+from deploy.realtime.asks import SharedGoals
 from deploy.records import EpisodeRecord, RunRecord, read_episodes
 from deploy.robots.hardware import spec_of
 from deploy.robots.sim import make_robot
@@ -76,7 +77,7 @@ def open_session(
 ) -> Session:
     """Return a session that is ready to run and writes into `folder`; `feed`: where others see it and ask; `crew`: who may steer it.
 
-    `armed`: why the robot may move at once; empty: a person of the crew arms it.
+    Goals may be asked for through both. `armed`: why the robot may move at once; empty: a person of the crew arms it.
     """
     log = Log(folder, stop.shield)
     log.event(RunRecord(cfg.preset, cfg.robot, cfg.seed, parts.robot.dt_s, cfg.faults, parts.fault_s))
@@ -88,11 +89,16 @@ def open_session(
     switch = AnyOf([way.switch for way in steering])
     more["guard"] = self_armed(cfg.guard, switch, armed) if armed else Guard(cfg.guard, switch)
     clock = None if cfg.time == "lockstep" else MonotonicClock()
-    return Session(cfg, parts.robot, mind_of(cfg, parts, folder, feed), log, parts.fault_s, clock=clock, **more)
+    goals = None if feed is None else feed.goals
+    if crew is not None and crew.console is not None and parts.agent is not None:
+        crew.console.goals = goals = goals or SharedGoals()
+    return Session(cfg, parts.robot, mind_of(cfg, parts, folder, feed, goals), log, parts.fault_s, clock=clock, **more)
 
 
-def mind_of(cfg: RunConfig, parts: Parts, folder: Path, feed: Feed | None = None) -> Callable[[Tell], Mind]:
-    """Return how the mind of a run is made: here, in processes of its own, or none."""
+def mind_of(
+    cfg: RunConfig, parts: Parts, folder: Path, feed: Feed | None = None, goals: SharedGoals | None = None
+) -> Callable[[Tell], Mind]:
+    """Return how the mind of a run is made: here, in processes of its own, or none; `goals`: where they are asked for."""
     robot = parts.robot
     spec = spec_of(cfg)
     picture = next(((*size, 3) for size in robot.camera.values() if sees(cfg.agent)), ())
@@ -102,15 +108,17 @@ def mind_of(cfg: RunConfig, parts: Parts, folder: Path, feed: Feed | None = None
     if parts.agent is None:
         return lambda _: NoMind()
     if cfg.time == "lockstep":
-        return partial(OwnMind, cfg, parts.agent, body, feed=feed)
-    return partial(remote_mind, cfg, body, spec.state_size, folder, feed)
+        return partial(OwnMind, cfg, parts.agent, body, feed=feed, goals=goals)
+    return partial(remote_mind, cfg, body, spec.state_size, folder, feed, goals)
 
 
-def remote_mind(cfg: RunConfig, body: Body, states: int, folder: Path, feed: Feed | None, tell: Tell) -> Mind:
+def remote_mind(
+    cfg: RunConfig, body: Body, states: int, folder: Path, feed: Feed | None, goals: SharedGoals | None, tell: Tell
+) -> Mind:
     """Return a mind in processes of its own."""
     from deploy.realtime.remote import RemoteMind
 
-    return RemoteMind(cfg, body, states, tell, folder, feed)
+    return RemoteMind(cfg, body, states, tell, folder, feed, goals)
 
 
 def unlogged(

@@ -21,6 +21,7 @@ from planners.types import ActionPlan, PlanStatus
 if TYPE_CHECKING:
     from deploy.config import RunConfig
     from deploy.loop import Agent
+    from deploy.realtime.asks import SharedGoals
     from deploy.realtime.feed import Feed
     from deploy.records import EventRecord, TimingRecord
     from deploy.safety import Command, Limit
@@ -212,9 +213,10 @@ class OwnMind:
         jobs: Jobs | None = None,
         least_s: float = 0.0,
         feed: Feed | None = None,
+        goals: SharedGoals | None = None,
     ) -> None:
-        """`least_s`: where latency is measured, what a plan takes at least; `feed`: where others see plans, and ask for goals."""
-        self._cfg, self._agent, self._body, self._tell, self._feed = cfg, agent, body, tell, feed
+        """`least_s`: where latency is measured, what a plan takes at least; others see plans in `feed`, and ask for `goals`."""
+        self._cfg, self._agent, self._body, self._tell, self._feed, self._asked = cfg, agent, body, tell, feed, goals
         self._jobs: Jobs = jobs or OwnJobs(body.dt_s, cfg.adapt_latency_s, tell, timer)
         self.made: Planned | None = None
         """The newest plan, with the steps from which it is known and followed."""
@@ -257,8 +259,8 @@ class OwnMind:
         if self._first:
             first, self._first = self._first, ""
             self._note(t_s, self._try(first, t_s))
-        if self._feed is not None and (asked := self._feed.goals.take()) is not None:
-            self._feed.goals.say(self._try(asked, t_s))
+        if self._asked is not None and (asked := self._asked.take()) is not None:
+            self._note(t_s, self._try(asked, t_s))
         if (due := self._wishes.due(t_s, self._body.readings(observation))) is not None:
             self._note(t_s, self._pursue(due, t_s))
         for text in self._wishes.notes():
@@ -266,8 +268,8 @@ class OwnMind:
 
     def _note(self, t_s: float, text: str) -> None:
         self._tell(GoalNote(t_s, text))
-        if self._feed is not None:
-            self._feed.goals.say(text)
+        if self._asked is not None:
+            self._asked.say(text)
 
     def _try(self, text: str, t_s: float) -> str:
         """Pursue what somebody asks for, in words or as an objective, if it is legal here; return what became of it."""

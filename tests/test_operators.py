@@ -17,12 +17,12 @@ from deploy.mind import NoMind
 from deploy.operators.crew import Crew, OperatorConfig, take_options
 from deploy.operators.helm import Helm
 from deploy.operators.joints import Joints, Stick
-from deploy.operators.keys import HELD_S, REPEAT_S, TAP_S, Console, split
+from deploy.operators.keys import ESCAPE, HELD_S, REPEAT_S, TAP_S, Console, split
 from deploy.operators.leader import Leader, LeaderConfig, options_of
 from deploy.operators.leader_process import scale_for
 from deploy.operators.script import Row, Script, Scripted, read_script
 from deploy.orders import WORDS, Orders
-from deploy.realtime.asks import SharedHand
+from deploy.realtime.asks import SharedGoals, SharedHand
 from deploy.realtime.feed import Feed, SharedSwitch
 from deploy.robots.lerobot_units import parse_units
 from deploy.safety import RobotLimits
@@ -187,6 +187,31 @@ def test_keys_give_orders():
     assert helm.by == "planner"
     console.press("t")
     assert helm.by == "device"
+
+
+def test_a_goal_is_typed_and_meanwhile_two_spaces_stop_the_robot():
+    console, _, helm, orders, switch = console_of(Hand())
+    console.press("g")
+    assert console.line is None  # there is no planner
+    console.goals = SharedGoals()
+    for key in split("gGo 5° q\x7fup\r".encode())[0]:
+        console.press(key)
+    assert console.goals.take() == "go 5° up"
+    for keys in (["g", "h", ESCAPE], ["g", "\r"], ["g", "left", "a", "\x7f", "\x7f", "\n"]):
+        for key in keys:
+            console.press(key)
+        assert console.line is None
+        assert console.goals.take() is None
+    assert words(orders) == []
+    assert not switch.thrown
+    for keys in ("g ", "ggo  "):
+        switch.release()
+        for key in keys:
+            console.press(key)
+        assert switch.thrown == "keyboard"
+        assert console.line is None
+    assert console.goals.take() is None
+    assert helm.by == "hold"
 
 
 def test_what_is_ordered_is_known():

@@ -137,6 +137,26 @@ def test_the_operator_overrides_the_planner_which_then_resumes(tmp_path):
     assert "2.0" in {f"{x:.1f}" for x in episode.sent_TA[steered, 0]}
 
 
+def test_a_goal_is_typed_while_the_planner_steers(tmp_path):
+    args = ("walker", "--no-adapt", "--no-control-arm", "--operator", "keyboard", "--pictures", "none")
+    with Seat("run", *args, "--out", str(tmp_path / "run")) as seat:
+        seat.sees("g: goal")
+        seat.type("gwalk at 1 ")
+        seat.sees("> walk at 1 _")
+        seat.type("m/s\r")
+        end = seat.sees("pursuing .* since")
+        seat.type("gbring me the moon\r")
+        end = seat.sees("refused: ", end)
+        seat.type("gto")
+        seat.sees("ESC: back", end)
+        seat.type("\x1b")
+        seat.sees("q: quit", len(seat.text))
+        seat.type("q")
+        assert seat.ends() == 0
+    notes = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").open()]
+    assert [n["text"].split()[0] for n in notes if n["kind"] == "note"] == ["pursuing", "refused:"]
+
+
 def test_a_script_steers_without_a_terminal_and_leaves_the_same_log_twice(tmp_path):
     script = tmp_path / "moves.csv"
     script.write_text("t_s,force\n0,0\n0.5,2\n1.0,-2\n1.5,0\n")

@@ -130,6 +130,7 @@ class Crew:
         shown = {"robot": f"{guard.mode.value} ({guard.reason})", "steers": steers}
         if self.console is not None:
             shown |= {"you move": self.console.chosen} if self.console.chosen else {}
+            shown |= {"goal": self.console.goal} if self.console.goal else {}
             shown["keys"] = self.console.help
         return shown
 

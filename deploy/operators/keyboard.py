@@ -11,7 +11,7 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from deploy.operators.keys import Console, split
+from deploy.operators.keys import ESCAPE, Console, split
 from deploy.operators.tty import Keys
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Keyboard:
                     self._console.press(key)
             else:
                 pending = b""
+                self._console.press(ESCAPE)
 
     def _read(self) -> bytes:
         """Return what was typed; nothing from a terminal that is gone."""

@@ -22,6 +22,7 @@ from planners.types import PlanStatus
 if TYPE_CHECKING:
     from deploy.config import RunConfig
     from deploy.mind import Body, Tell
+    from deploy.realtime.asks import SharedGoals
     from deploy.realtime.feed import Feed
     from deploy.safety import Command
     from envs.types import Observation
@@ -35,7 +36,14 @@ class RemoteMind:
     """A mind behind a link. While an episode runs, nothing here blocks; between episodes the world waits."""
 
     def __init__(
-        self, cfg: RunConfig, body: Body, states: int, tell: Tell, folder: Path, feed: Feed | None = None
+        self,
+        cfg: RunConfig,
+        body: Body,
+        states: int,
+        tell: Tell,
+        folder: Path,
+        feed: Feed | None = None,
+        goals: SharedGoals | None = None,
     ) -> None:
         self._link, self._tell = Link.of(states, body.actions, body.picture), tell
         self._last = 0  # step of the session that was told of last
@@ -45,7 +53,7 @@ class RemoteMind:
         asked, asking = context.Pipe(duplex=False)
         jobs = partial(AdapterJobs, asking, folder / "adaptations")
         self._thinker = context.Process(
-            target=think, args=(cfg, self._link, body, jobs, os.getpid(), feed), daemon=True, name="planner"
+            target=think, args=(cfg, self._link, body, jobs, os.getpid(), feed, goals), daemon=True, name="planner"
         )
         self._adapter = context.Process(target=adapt, args=(cfg, asked), daemon=True, name="adapter")
         with ignored_by_children():

@@ -19,6 +19,7 @@ from envs.types import Observation
 if TYPE_CHECKING:
     from deploy.config import RunConfig
     from deploy.mind import Jobs
+    from deploy.realtime.asks import SharedGoals
     from deploy.realtime.feed import Feed
 
 IDLE_S = 0.0003
@@ -93,7 +94,13 @@ def observation_of(record: np.ndarray, t_s: float) -> Observation:
 
 
 def think(
-    cfg: RunConfig, link: Link, body: Body, jobs_of: Callable[..., Jobs], parent: int, feed: Feed | None = None
+    cfg: RunConfig,
+    link: Link,
+    body: Body,
+    jobs_of: Callable[..., Jobs],
+    parent: int,
+    feed: Feed | None = None,
+    goals: SharedGoals | None = None,
 ) -> None:
     """Think until the parent is gone; the body of the process."""
     import torch
@@ -110,7 +117,7 @@ def think(
 
     measured = replace(cfg, plan_latency_s=None, adapt_latency_s=None)
     jobs, least_s = jobs_of(tell, body.dt_s), cfg.plan_latency_s or 0.0
-    mind = OwnMind(measured, agent, body, tell, time.monotonic, jobs, least_s, feed)
+    mind = OwnMind(measured, agent, body, tell, time.monotonic, jobs, least_s, feed, goals)
     thinker = Thinker(mind, link, body.dt_s, cfg.plan_latency_s)
     while os.getppid() == parent:
         if not thinker.turn():
