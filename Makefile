@@ -43,8 +43,9 @@ bench: setup
 # Other people's planners, which are compared with in environments of their own: six gigabytes.
 bench-peers: setup
 	$(PYTHON) -m venv .venv-peers
-	$(UV) pip install --quiet --python .venv-peers/bin/python stable-worldmodel==0.1.1 imageio opencv-python-headless safetensors transformers
+	$(UV) pip install --quiet --python .venv-peers/bin/python stable-worldmodel==0.1.1 imageio opencv-python-headless safetensors transformers accelerate gguf xllamacpp==2026.10.11549
 	$(PYTHON) -m benchmarks.latent_planning $(if $(QUICK),--quick) $(ARGS)
+	$(PYTHON) -m benchmarks.goal_peers $(if $(QUICK),--quick) $(ARGS)
 
 # Keeps the pins that still fit; delete requirements.lock first to take the newest of everything.
 lock: setup
