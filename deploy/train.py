@@ -10,6 +10,7 @@ import difflib
 import sys
 import zlib
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from deploy.config import option_names
 from deploy.telemetry import commit
 from world_models.checkpoint import LATENT_PARTS, PARTS, save_part, save_tensors
 from world_models.fit import TASKS, ModelConfig, Task, replay_windows
+from world_models.latent_heads import frames_of
 from world_models.latents import HEAD_TASKS, LATENT_TASKS, LatentModelConfig
 from world_models.training import Run, TrainConfig, train
 
@@ -102,6 +104,16 @@ def task_of(part: str, cfg: Any, data: Path, out: Path) -> Task:
     return LATENT_TASKS[part](cfg, data) if part in LATENT_TASKS else TASKS[part](cfg, data)
 
 
+def draw(cfg: LatentModelConfig, part: str, folder: Path, console: Console) -> None:
+    """Have the pictures that a part learns from ready before it wants them: of a large data set that takes minutes."""
+    with Progress(console=console) as bars:
+        bar = bars.add_task("pictures", visible=False)
+        told = partial(bars.update, bar, visible=True)
+        frames_of(
+            getattr(cfg, part).data, folder, cfg.jepa.jepa.image, lambda done, total: told(completed=done, total=total)
+        )
+
+
 def train_part(task: Task, run: Run, part: str, console: Console) -> list[list[float]]:
     """Train with a progress bar (lines when there is no terminal); return the held-out curve."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
@@ -125,6 +137,8 @@ def train_all(args: TrainArgs, console: Console, overridden: Model | None = None
     parts = args.parts or [part for part in (*PARTS, *LATENT_PARTS) if getattr(model, part, None) is not None]
     for part in parts:
         cfg, training = part_config(args, model, part)
+        if isinstance(cfg, LatentModelConfig):
+            draw(cfg, part, args.data, console)
         torch.manual_seed(training.seed)
         task = task_of(part, cfg, args.data, out)
         data = zlib.crc32(f"{task.card['data']} {task.card['transitions']}".encode())  # other data: another training

@@ -145,9 +145,14 @@ class Encoded:
         return draw
 
 
-def frames_of(names: tuple[str, ...], folder: Path, side: int) -> FrameData:
-    """Return the episodes of the named data sets with pictures of that side. Raises ValueError where one is missing."""
-    return load_frames(present(names, folder), side, folder / CACHE)
+def frames_of(
+    names: tuple[str, ...], folder: Path, side: int, report: Callable[[int, int], None] = lambda done, total: None
+) -> FrameData:
+    """Return the episodes of the named data sets with pictures of that side. Raises ValueError where one is missing.
+
+    `report` hears of episodes done and of all, if their pictures have to be made first.
+    """
+    return load_frames(present(names, folder), side, folder / CACHE, report)
 
 
 @torch.inference_mode()
