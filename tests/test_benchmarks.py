@@ -25,6 +25,7 @@ from benchmarks.common import (
     publish,
     rate_interval,
 )
+from benchmarks.data_page import data_page, power_law, saved
 from configs.presets import PRESETS
 from deploy.machine import ROOT
 from envs.faults import KINDS, parse_faults
@@ -110,6 +111,30 @@ def test_quick_results_do_not_reach_the_page(tmp_path):
 
 def test_the_results_page_is_up_to_date_with_the_committed_results():
     assert report.PAGE.read_text() == report.page(RESULTS), "run `python -m benchmarks.report`"
+    told, _ = data_page(json.loads((RESULTS / "data_efficiency.json").read_text()))
+    assert report.DATA_PAGE.read_text() == told, "run `python -m benchmarks.report`"
+
+
+def test_a_law_of_data_is_found_again_and_none_is_made_of_three_budgets():
+    budgets = (12, 24, 48, 96, 200)
+    noise = np.random.default_rng(0).normal(1.0, 0.01, (10, 5))
+    losses = (0.05 + 0.9 * np.array(budgets, float) ** -0.7) * noise
+    law = power_law(budgets, losses)
+    for found, true in ((law.floor, 0.05), (law.factor, 0.9), (law.exponent, 0.7)):
+        assert found.lo <= true <= found.hi
+        assert found.hi - found.lo < true
+    steep = power_law(budgets, losses - 0.05)
+    assert steep.floor.lo < 0.005
+    assert power_law(budgets[:3], losses[:, :3]) is None
+
+
+def test_the_page_on_data_says_what_an_ensemble_saves(tmp_path):
+    rows = [["walker2d", 24, None, {"mean": 1.3, "lo": 1.2, "hi": 1.7, "n": 3}, None, None, None]]
+    rows += [["walker2d", 48, None, {"mean": 1.1, "lo": 0.9, "hi": 1.2, "n": 3}, None, None, None]]
+    assert saved({"rows": rows}).splitlines() == [
+        "- walker2d, 24 episodes: an ensemble saves episodes: one model needs 1.3 [1.2, 1.7] times as many for the same error.",
+        "- walker2d, 48 episodes: an ensemble may save nothing: one model needs 1.1 [0.9, 1.2] times as many for the same error.",
+    ]
 
 
 def test_the_severities_are_the_nearest_rungs_each_once_from_mild_to_harsh():
