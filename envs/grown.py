@@ -1,8 +1,8 @@
 """From a few human demonstrations of Push-T to many episodes: mirrored and turned, begun anywhere, and followed unsteadily.
 
 The world is a square and the T has an axis, so that each demonstration stands for eight. An episode begins at a random step of one
-of them, follows its targets with a slowly wandering error, and where they end, or from the start for a share of the episodes, the
-pusher goes to random places around the block.
+of them and follows its targets with a slowly wandering error until they end. In a share of the episodes the pusher goes to random
+places around the block instead, no faster than people move it: hurried pushes would be most of all motion, and none of any use.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from envs.episodes import Episode
 
 _CORRELATION = 0.9  # of the wandering error, from one step to the next
-_AROUND = 120.0  # [px] how far from the block a random place is, per axis
+_AROUND = 100.0  # [px] how far from the block a random place is, per axis
+_SPEED = (0.1, 0.6)  # of the largest action, on the way there
 _EDGE = 15.0  # [px] the pusher's radius: people keep it inside, and walls do not
 _STAY = (3, 12)  # steps for which it is headed for
 
@@ -79,8 +80,10 @@ class GrowConfig:
     steps: int = 100
     wander_px: float = 25.0
     """Largest standard deviation of the error about the targets; each episode draws its own."""
-    explore: float = 0.2
+    explore: float = 0.15
     """Share of the episodes that only go to random places around the block."""
+    shortest: int = 40
+    """Steps that an episode follows its demonstration at least, if that has as many."""
     seed: int = 0
 
 
@@ -88,25 +91,26 @@ def grow(demos: Sequence[Demo], cfg: GrowConfig, index: int) -> Episode:
     """Return episode `index`, a function of the arguments alone."""
     rng = np.random.default_rng([cfg.seed, index])
     demo = again(demos[int(rng.integers(len(demos)))], int(rng.integers(4)), bool(rng.integers(2)))
-    first = int(rng.integers(max(1, len(demo.pose_T5) - 10)))
+    first = int(rng.integers(max(1, len(demo.pose_T5) - cfg.shortest)))
     wander, exploring = rng.uniform(0.0, cfg.wander_px), rng.random() < cfg.explore
-    error_2, place_2, left = np.zeros(2), np.zeros(2), 0
+    error_2, place_2, left, speed = np.zeros(2), np.zeros(2), 0, 1.0
 
     def act(state_O: np.ndarray, step: int) -> np.ndarray:
-        nonlocal error_2, place_2, left
+        nonlocal error_2, place_2, left, speed
         error_2 = _CORRELATION * error_2 + np.sqrt(1 - _CORRELATION**2) * wander * rng.standard_normal(2)
-        if not exploring and first + step < len(demo.target_T2):
-            target_2 = demo.target_T2[first + step]
-        else:
-            if left == 0:
-                place_2, left = state_O[2:4] + rng.uniform(-_AROUND, _AROUND, 2), int(rng.integers(*_STAY))
-            target_2, left = place_2, left - 1
-        inside_2 = np.clip(target_2 + error_2, _EDGE, WORLD - _EDGE)
-        return np.clip((inside_2 - state_O[:2]) / REACH, -1.0, 1.0)
+        if not exploring:
+            place_2 = demo.target_T2[first + step]
+        elif left == 0:
+            place_2, left = state_O[2:4] + rng.uniform(-_AROUND, _AROUND, 2), int(rng.integers(*_STAY))
+            speed = rng.uniform(*_SPEED)
+        left = max(0, left - 1)
+        inside_2 = np.clip(place_2 + error_2, _EDGE, WORLD - _EDGE)
+        return np.clip((inside_2 - state_O[:2]) / REACH, -speed, speed)
 
     options: dict[str, Any] = {"start": np.clip(demo.pose_T5[first], *_LEGAL), "goal": _ELSEWHERE}
     env = make_env("pusht")
-    return run_episode(env, act, int(rng.integers(2**31)), cfg.steps, {"index": index, "first": first}, options)
+    steps = cfg.steps if exploring else min(cfg.steps, len(demo.target_T2) - first)
+    return run_episode(env, act, int(rng.integers(2**31)), steps, {"index": index, "first": first}, options)
 
 
 def replay(demos: Sequence[Demo], index: int) -> Episode:

@@ -56,7 +56,7 @@ def test_eight_copies_of_a_demonstration_differ(file):
 
 def test_an_episode_is_a_function_of_its_number(file):
     demos = read_demos(file)
-    one, same, other = (grow(demos, GrowConfig(steps=30), index) for index in (3, 3, 4))
+    one, same, other = (grow(demos, GrowConfig(steps=30, shortest=30), index) for index in (3, 3, 4))
     assert np.array_equal(one.state_TO, same.state_TO)
     assert not np.array_equal(one.state_TO, other.state_TO)
     assert one.length == 30
@@ -65,13 +65,22 @@ def test_an_episode_is_a_function_of_its_number(file):
 
 def test_without_error_and_exploration_an_episode_follows_its_demonstration(file):
     demos = read_demos(file)
-    episode = grow(demos, GrowConfig(steps=15, wander_px=0.0, explore=0.0), 0)
+    episode = grow(demos, GrowConfig(steps=15, wander_px=0.0, explore=0.0, shortest=5), 0)
     first = episode.meta["first"]
     copies = [again(demo, q, m) for demo in demos for q in range(4) for m in (False, True)]
     begun = [c for c in copies if np.abs(c.pose_T5[first] - episode.state_TO[0, :5]).max() < 0.01]
     assert len(begun) == 1
     kept = min(15, 40 - first)
+    assert episode.length == kept  # it ends with its demonstration
     assert np.abs(begun[0].pose_T5[first : first + kept, :2] - episode.state_TO[:kept, :2]).max() < 8
+
+
+def test_who_explores_moves_no_faster_than_people_do(file):
+    demos = read_demos(file)
+    episodes = [grow(demos, GrowConfig(steps=60, explore=1.0), index) for index in range(4)]
+    assert [e.length for e in episodes] == [60] * 4
+    assert all(0.1 < np.abs(e.action_TA).max() <= 0.6 for e in episodes)
+    assert np.std([e.action_TA for e in episodes]) < 0.35
 
 
 @pytest.mark.parametrize(
