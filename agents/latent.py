@@ -69,6 +69,8 @@ class LatentConfig:
     """A search ends early when its next draw would be narrower than this, in shares of `init_std`; 0: never."""
     arrive: Arrive = "any"
     """When a plan is to be at its goal. One that is made anew at each block and may always be there at its `end` never is."""
+    delay: float = 0.0
+    """Price of each block that a plan takes to arrive, in distances from the goal; it may arrive later for that much nearer."""
     distance: Literal["squared", "temporal"] = "squared"
     """From the goal: of the latents, or in time, by the part `temporal` of the checkpoint."""
     amortised: bool = False
@@ -271,7 +273,7 @@ def build_latent(cfg: LatentConfig, spec: RobotSpec, objective: str = "", adapt:
         method=cfg.method,
         dynamics=LatentDynamics(model, torch.zeros(1, 0)),
         readout=toward(torch.zeros(1, model.cfg.latent)),
-        objective=Distance(caution=cfg.caution),
+        objective=Distance(caution=cfg.caution, delay=cfg.delay),
         action=blocks_of(spec.action, model.cfg.block),
         dt_s=spec.dt_s * model.cfg.block,
         horizon=cfg.horizon,

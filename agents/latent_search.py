@@ -48,10 +48,13 @@ class Distance:
     reads: tuple[str, ...] = ("goal_distance",)
     caution: float = 0.0
     """Price of the members' disagreement, summed over the plan."""
+    delay: float = 0.0
+    """Price of each further block until the least distance. Without one, who may arrive after any block puts it off."""
 
     def __call__(self, readings: Readings, actions_BSHA: Tensor, /) -> Tensor:
         """Return the cost per candidate, (B, S)."""
-        cost_BS = readings["goal_distance"].amin(-1)
+        distance_BSH = readings["goal_distance"]
+        cost_BS = (distance_BSH + self.delay * torch.arange(distance_BSH.shape[-1])).amin(-1)
         return cost_BS + self.caution * readings["disagreement"].sum(-1) if self.caution else cost_BS
 
 

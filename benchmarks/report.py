@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping
@@ -63,7 +64,8 @@ def page(folder: Path) -> str:
 
 
 def main() -> int:
-    """Write the pages."""
+    """Write the pages; takes no options but --help."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     PAGE.write_text(page(RESULTS))
     text, picture = data_page(json.loads((RESULTS / "data_efficiency.json").read_text()))
     DATA_PAGE.write_text(text)

@@ -79,7 +79,8 @@ _ROOMS = RunConfig(
     preset="lewm-tworoom-small",
     robot="tworoom",
     limits=LIMITS["tworoom"],
-    agent=LatentConfig(init_std=0.85, distance="temporal"),  # as widely as what it has learned from was moved
+    # as widely as what it has learned from was moved
+    agent=LatentConfig(init_std=0.85, distance="temporal", delay=0.6, amortised=True),
     plan_every=5,  # one block of its model
     guard=GuardConfig(frozen_s=math.inf),  # who pushes against a wall stands still, to the last bit
     episode_steps=150,
@@ -93,7 +94,7 @@ _TEE = replace(
     preset="lewm-pusht-small",
     robot="pusht",
     limits=LIMITS["pusht"],
-    agent=LatentConfig(checkpoint=Path("checkpoints/lewm-pusht-small"), init_std=0.35, distance="temporal"),
+    agent=LatentConfig(checkpoint=Path("checkpoints/lewm-pusht-small"), init_std=0.35, distance="temporal", delay=0.6),
 )
 
 _HAND = replace(

@@ -6,6 +6,7 @@ An interrupted collection continues when the same command is given again.
 
 from __future__ import annotations
 
+import difflib
 import shutil
 import sys
 import zlib
@@ -193,6 +194,9 @@ def read(argv: list[str] | None) -> CollectConfig | Other:
     """Return what the command line asks for. Raises ValueError, in one line."""
     recipes = {name: (text, CollectConfig(recipe, policies=tyro.MISSING)) for name, (text, recipe) in RECIPES.items()}
     known = {**recipes, **OWN, **GOALS, **DEMOS, **WORLDS}
+    name = next(iter(sys.argv[1:] if argv is None else argv), "-")
+    if not name.startswith("-") and name not in known:
+        raise ValueError(f"no data set {name!r}; choose from {difflib.get_close_matches(name, known) or sorted(known)}")
     return in_one_line(lambda: tyro.extras.overridable_config_cli(known, args=argv, prog="surefoot collect"))
 
 

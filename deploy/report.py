@@ -76,13 +76,24 @@ def headline(summary: dict[str, Any]) -> str:
         return f"{told} {_slow(summary)}".strip()
     said = [f"{', '.join(summary['faults'])}: the robot broke at {summary['fault_s']:.1f} s."]
     real = [a["after_fault_s"] for a in summary["alarms"] if a["after_fault_s"] is not None]
-    said.append(f"The alarm came {real[0]:.2f} s later." if real else "No alarm was raised after it.")
+    if real:
+        said.append(f"The alarm came {real[0]:.2f} s later.")
+    elif _watched(summary):
+        said.append("No alarm was raised after it.")
     said.append(_adapted(summary))
     return " ".join([*said, _false(summary), _slow(summary)]).strip()
 
 
+def _watched(summary: dict[str, Any]) -> bool:
+    return summary["surprise_max"] is not None
+
+
 def _false(summary: dict[str, Any]) -> str:
     count = summary["false_alarms"]
+    if not _watched(summary):
+        return (
+            "Nothing watched for surprise: this agent has no monitor, or none that was calibrated (surefoot calibrate)."
+        )
     return f"{count} false alarm{'s' if count != 1 else ''}." if count else "No false alarm."
 
 

@@ -101,7 +101,7 @@ def check_plan(name: str, cfg: RunConfig) -> Finding:
         runs = {kind: replace(cfg, agent=replace(agent, bf16=kind == "bf16")) for kind in ("bf16", "fp32")}
         took = {kind: plan_s(run) for kind, run in runs.items()}
     except ValueError as error:
-        return Finding(f"plan {name}", "no weights, so not timed", advice=str(error))
+        return Finding(f"plan {name}", "not timed", advice=str(error))
     return judge(name, took, "bf16" if agent.bf16 else "fp32", demand)
 
 

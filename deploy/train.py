@@ -53,6 +53,8 @@ class TrainArgs:
     """Where weights go; checkpoints/PRESET if not given."""
     work: Path = Path("runs/training")
     """Folder for resumable state."""
+    overwrite: bool = False
+    """Replace weights that are there and that this training, or the one it goes on from, has not made."""
     steps: int | None = None
     """Fewer or more optimiser steps than the preset's."""
     seed: int | None = None
@@ -143,6 +145,8 @@ def train_all(args: TrainArgs, console: Console, overridden: Model | None = None
         task = task_of(part, cfg, args.data, out)
         data = zlib.crc32(f"{task.card['data']} {task.card['transitions']}".encode())  # other data: another training
         run = Run(task.model, training, args.work / args.preset / f"{part}-{data:08x}")
+        if run.step == 0 and (out / f"{part}.json").exists() and not args.overwrite:
+            raise ValueError(f"{out} has its {part} already: name another folder with --out, or say --overwrite")
         curve = train_part(task, run, part, console)
         figures = task.finish(run.use_ema().eval())
         card = task.card | {"commit": commit(), "torch": torch.__version__, "curve": curve, "metrics": figures}

@@ -96,6 +96,8 @@ def on_ladder(recipe: Recipe, folder: Path) -> Recipe:
     A folder that has the recipe's own policy file is used as the recipe says. Raises ValueError, in one line, for a ladder of
     another robot, and as `Ladder.level` does.
     """
+    if not folder.is_dir():
+        raise ValueError(f"no folder of policies {folder}: `surefoot behave {recipe.robot} --out {folder}` trains some")
     if (folder / recipe.policy).is_file() or not (folder / CARD).is_file():
         return recipe
     ladder = read_ladder(folder)

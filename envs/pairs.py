@@ -85,7 +85,10 @@ class PicturedPairs:
 
 
 class GoalsFrom(gymnasium.Wrapper):
-    """Draws start and goal of each episode from pairs, by its seed; pairs that are met at the start are left out."""
+    """Draws start and goal of each episode from pairs, by its seed; pairs that are met at the start are left out.
+
+    A reset's info has the number of the `pair`.
+    """
 
     def __init__(self, env: gymnasium.Env, pairs: Pairs) -> None:
         super().__init__(env)
@@ -95,10 +98,11 @@ class GoalsFrom(gymnasium.Wrapper):
         """Begin at one of the starts."""
         rng = np.random.default_rng(seed)
         for _ in range(1000):
-            start_X, goal_X = self._pairs[int(rng.integers(len(self._pairs)))]
+            pair = int(rng.integers(len(self._pairs)))
+            start_X, goal_X = self._pairs[pair]
             state_O, info = self.env.reset(seed=seed, options={**(options or {}), "start": start_X, "goal": goal_X})
             if not info["is_success"]:
-                return state_O, info
+                return state_O, {**info, "pair": pair}
         raise ValueError(
             "in all of 1000 pairs of start and goal the goal is met at the start: ask for a larger --offset"
         )

@@ -1,7 +1,6 @@
 """Collection: the data depend on recipe and policies alone, not on workers, interruptions or order."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,6 +196,6 @@ def test_the_command_passes_every_option_on(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(command, "collect_dataset", fake)
     options = ["--recipe.steps", "70", "--recipe.seed", "5", "--workers", "3"]
-    assert command.main(["walker2d-medium", "--policies", "p", "--out", str(tmp_path), *options]) == 0
-    assert seen == [(70, 5, Path("p"), tmp_path, 3)]
+    assert command.main(["walker2d-medium", "--policies", str(tmp_path), "--out", str(tmp_path), *options]) == 0
+    assert seen == [(70, 5, tmp_path, tmp_path, 3)]
     assert "2 episodes, 70 steps, mean return 5.0" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, nn
 
 from agents.latent import LatentAgent, LatentConfig, build_latent
-from agents.latent_search import LatentDynamics, toward
+from agents.latent_search import Distance, LatentDynamics, toward
 from agents.types import GoalChange
 from configs.presets import PRESETS
 from deploy.robots.sim import make_robot
@@ -270,3 +270,10 @@ def test_every_world_that_is_planned_in_from_pictures_has_a_camera_before_its_fi
     (side, other), *rest = robot.camera.values()
     assert side == other >= 64
     assert not rest
+
+
+def test_who_pays_for_delay_comes_soon_and_who_does_not_may_come_late():
+    readings = {"goal_distance": torch.tensor([[[0.1, 0.1, 0.1], [2.0, 2.0, 0.0], [0.6, 0.9, 0.9]]])}
+    actions_BSHA = torch.zeros(1, 3, 3, 2)
+    assert Distance()(readings, actions_BSHA).argmin() == 1
+    assert Distance(delay=0.5)(readings, actions_BSHA).tolist() == [pytest.approx([0.1, 1.0, 0.6])]

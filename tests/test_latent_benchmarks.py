@@ -63,9 +63,29 @@ def test_every_world_that_is_measured_has_its_model_its_preset_and_legal_faults(
 
 
 def test_success_and_its_steps_are_those_of_the_episodes_that_came_to_their_goal():
-    found = [{"success": True, "steps": 10, "plan_ms": 5.0}, {"success": False, "steps": 50, "plan_ms": 7.0}]
+    found = [
+        {"success": True, "steps": 10, "plan_ms": 5.0, "recording": 0},
+        {"success": False, "steps": 50, "plan_ms": 7.0, "recording": 1},
+    ]
     row = lewm.row("world", 25, 50, "arm", found)
     assert (row["success"].mean, row["steps to the goal"], row["ms per plan"], row["n"]) == (0.5, 10, 6.0, 2)
+
+
+def test_episodes_of_few_recordings_say_less_than_as_many_of_their_own():
+    rng = np.random.default_rng(0)
+    easy = rng.random(20) < 0.5
+    recording = np.repeat(np.arange(20), 10)
+    alike, apart = lewm.clustered(easy[recording], recording), lewm.clustered(rng.random(200) < 0.5, np.arange(200))
+    assert alike.hi - alike.lo > 2 * (apart.hi - apart.lo)
+    assert alike.mean == easy.mean()
+    sure = lewm.clustered([True] * 200, recording)
+    assert (sure.mean, sure.hi, sure.n) == (1.0, 1.0, 200)
+    assert 0.8 < sure.lo < 0.9  # Wilson's for 20
+
+
+def test_straight_to_its_place_is_a_policy_of_states():
+    act = lewm.straight(robot_spec("tworoom"), None, np.array([10.0, 50, 40, 48]))
+    assert act == pytest.approx(np.array([[1.0, -0.4]]))
 
 
 def test_a_probe_reads_what_is_linear_and_says_how_much():

@@ -259,8 +259,11 @@ def test_a_second_pass_with_more_data_is_a_training_of_its_own(tmp_path):
     assert train_command([*common, "--skip-missing"]) == 0
     first = read_card(tmp_path / "out", "step")
     assert first["data"] == ["walker2d-medium"]
+    assert train_command([*common, "--skip-missing"]) == 0  # goes on from what it made itself
     tiny_data(tmp_path / "data" / "walker2d-own", 1)
-    assert train_command([*common, "--skip-missing"]) == 0
+    assert train_command([*common, "--skip-missing"]) == 2
+    assert read_card(tmp_path / "out", "step") == first  # nobody said that it may be lost
+    assert train_command([*common, "--skip-missing", "--overwrite"]) == 0
     second = read_card(tmp_path / "out", "step")
     assert second["data"] == ["walker2d-medium", "walker2d-own"]
     assert second["curve"] != first["curve"]

@@ -137,6 +137,13 @@ def test_the_headline_tells_the_truth():
     refused = headline(summarise(config(faults=("x",)), story(accepted=False), control(), "ok", "abc", 1.0))
     assert "1 adaptations were tried, none accepted" in refused
     assert "takes over" not in refused
+    history = story()
+    history.alarms.clear()
+    assert "No alarm was raised after it" in headline(summarise(config(faults=("x",)), history, None, "ok", "abc", 1.0))
+    history.surprise_max = None
+    blind = headline(summarise(config(faults=("x",)), history, None, "ok", "abc", 1.0))
+    assert "Nothing watched for surprise" in blind
+    assert "alarm" not in blind
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,9 @@ def read_card(folder: Path, part: str) -> dict[str, Any]:
     """Return the card of a part. Raises ValueError, in one line, where it is missing or not a card."""
     path = folder / f"{part}.json"
     if not path.exists():
-        raise ValueError(f"no checkpoint {part!r} in {folder}: train it with `surefoot train`, or name another folder")
+        raise ValueError(
+            f"no checkpoint {part!r} in {folder}: `surefoot train {folder.name}` makes it, or name another folder"
+        )
     try:
         card = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -91,6 +91,8 @@ class Task:
 def present(names: tuple[str, ...], folder: Path) -> list[Path]:
     """Return the folders of the named data sets. Raises ValueError where one is missing."""
     missing = [name for name in names if not (folder / name).is_dir()]
+    if missing and Path(missing[0]).parent != Path():
+        raise ValueError(f"no data set {missing[0]}: it must be the folder of a LeRobotDataset")
     if missing:
         raise ValueError(f"no data set {missing[0]!r} in {folder}: make it with `surefoot collect {missing[0]}`")
     return [folder / name for name in names]
