@@ -127,16 +127,18 @@ class PushT(PushTEnv):
         before = body.position
         body.position = tuple(np.asarray(before) + by_2)
         self.space.reindex_shapes_for_body(body)
-        touched = [hit.shape for shape in body.shapes for hit in self.space.shape_query(shape)]
-        if self._is_inside(body) and all(shape is not None and shape.body is body for shape in touched):
+        if self._is_free(body):
             return True
         body.position = before
         self.space.reindex_shapes_for_body(body)
         return False
 
-    def _is_inside(self, body: Any) -> bool:
+    def _is_free(self, body: Any) -> bool:
+        """Return whether it is between the walls and touches nothing."""
         boxes = [shape.bb for shape in body.shapes]
-        return all(b.left > 5 and b.bottom > 5 and b.right < 506 and b.top < 506 for b in boxes)
+        touched = [hit.shape for shape in body.shapes for hit in self.space.shape_query(shape)]
+        inside = all(b.left > 5 and b.bottom > 5 and b.right < 506 and b.top < 506 for b in boxes)
+        return inside and all(shape is not None and shape.body is body for shape in touched)
 
     def picture(self, state_O: np.ndarray) -> np.ndarray:
         """Return what it would see in another state; the world stays as it is."""
@@ -148,8 +150,13 @@ class PushT(PushTEnv):
         return shown
 
     def _anywhere(self) -> np.ndarray:
+        """Return a random pose in which nothing is inside anything else, which would throw the block aside."""
         place, turn = self.np_random.integers, self.np_random.uniform
-        return np.array([*place(50, 450, 2), *place(100, 400, 2), turn(-np.pi, np.pi)], float)
+        while True:
+            pose_5 = np.array([*place(50, 450, 2), *place(100, 400, 2), turn(-np.pi, np.pi)], float)
+            self.put(pose_5)
+            if self._is_free(self.agent) and self._is_free(self.block):
+                return pose_5
 
     def _get_coverage(self) -> float:
         return 0.0  # of the benchmark's own goal: not ours, and half of what a step costs

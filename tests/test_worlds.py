@@ -228,3 +228,11 @@ def test_a_part_that_can_only_be_seen_is_seen_far_from_those_that_can_be_touched
     assert shown[16, round(43 / 2 + 0.5 / 2.9 * 0.5 / np.tan(np.pi / 8) * 33)].tolist() == pytest.approx(
         [255, 0, 0], abs=8
     )
+
+
+def test_at_random_starts_nothing_is_inside_anything_else():
+    env = make_env("pusht").unwrapped
+    for seed in range(60):
+        state_O, _ = env.reset(seed=seed)
+        then_O, *_ = env.step(np.zeros(2))
+        assert then_O == pytest.approx(state_O, abs=1e-6)
