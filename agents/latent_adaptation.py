@@ -110,23 +110,27 @@ class LatentJob:
     seed: int
 
     def __call__(self) -> list[LatentCandidate]:
-        """Return the model with other gains, and that with another predictor too."""
+        """Return the model with other gains, and that with another predictor too, if what is held out can tell.
+
+        Windows overlap: where there are too few to leave a gap, what is held out shares frames with what was learned from. Two
+        gains cannot learn these by heart, a predictor can.
+        """
         windows = Windows.of(self.tracks, self.model.cfg.block, self.model.cfg.history)
         if windows is None:
             return []
         learned = max(1, round(len(windows) * (1 - self.cfg.heldout_share)))
-        # windows overlap: what is held out begins where the last that is learned from ends
         apart = self.model.cfg.block * self.model.cfg.history
         known, unseen = windows.take(slice(0, learned)), windows.take(slice(learned + apart, None))
-        if not len(unseen):
-            known, unseen = windows.take(slice(0, learned)), windows.take(slice(learned, None))
+        apart_enough = len(unseen) > 0
+        if not apart_enough:
+            unseen = windows.take(slice(learned, None))
         if not len(unseen):
             return []
         with torch.no_grad():
             before = float(error(self.model, unseen))
         made, found = copy.deepcopy(self.model), []
         gain_A = fit_gain(made, known, self.cfg)
-        for part in ("gain", "predictor"):
+        for part in ("gain", "predictor") if apart_enough else ("gain",):
             if part == "predictor":
                 fit_predictor(made, known, self.cfg, self.seed)
             with torch.no_grad():

@@ -30,6 +30,8 @@ FIRST = 8_500_000
 """Number of the first episode."""
 EACH = 25
 CHANGE_S = 1.0
+LATER = 20
+"""Steps after the change in which scores are compared, for a world in which goals take longer gives more chances to be surprised."""
 FAULTS: dict[str, dict[str, str]] = {
     "lewm-tworoom-small": {
         "teleport": "teleport:disc:40",
@@ -109,7 +111,7 @@ def scores(
         state, score, alarmed = surprise.update(state, error, calibration, cfg)
         found.append(score)
         alarm = index if alarmed and alarm is None else alarm
-    before, after = found[:change], found[change:]
+    before, after = found[:change], found[change : change + LATER]
     return {
         "alarm": alarm,
         "change": change,
@@ -138,14 +140,14 @@ def row(preset: str, name: str, found: Sequence[dict[str, Any]], clean: Sequence
     long = [f for f in found if f["after"] is not None]
     sound = [f for f in long if f["alarm"] is None or f["alarm"] >= f["change"]]
     delays = [f["alarm"] - f["change"] for f in sound if f["alarm"] is not None]
-    whole = [max(f["before"] or 0.0, f["after"]) for f in clean if f["after"] is not None]
+    sure = [f["after"] for f in clean if f["after"] is not None]
     return {
         "world": preset,
         "change": name,
         "alarms": rate_interval(len(delays), len(sound)),
         "within one step": rate_interval(sum(delay <= 1 for delay in delays), len(sound)),
         "median steps until it came": float(np.median(delays)) if delays else None,
-        "AUC": auc(whole, [f["after"] for f in long]),
+        "AUC": auc(sure, [f["after"] for f in long]),
         "false ones before": len(long) - len(sound),
         "over before the change": len(found) - len(long),
         "n": len(found),
