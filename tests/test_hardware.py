@@ -138,7 +138,8 @@ def test_what_a_script_does_with_the_arm_is_recorded_for_stock_lerobot_and_is_re
     rows = dataset.hf_dataset.with_format("numpy")[:]
     assert len(dataset) == episode.steps == 61
     assert dataset.meta.robot_type == "so101"
-    asked = np.asarray(rows["intervention"])  # a machine that stands still misses steps, in which nobody asks for anything
+    asked = np.asarray(rows["intervention"])
+    # a machine that stands still misses steps, in which nobody asks for anything
     assert len(asked) - asked.sum() == summary["missed_steps"] < 30
     assert np.allclose(np.stack(rows["action"]), episode.sent_TA, atol=1e-8)
     assert np.ptp(np.stack(rows["observation.state"])[:, 0]) > 0.3  # [rad] the pan really moved
