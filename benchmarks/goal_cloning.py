@@ -53,9 +53,15 @@ def mark(cfg: LatentModelConfig, data: Path, longest: int) -> str:
     """Return a checksum of all that the baseline depends on: recipe and data."""
     total = zlib.crc32(repr((cfg.jepa, longest)).encode())
     for name in cfg.jepa.data:
-        for kind in ("meta/info.json", "meta/stats.json"):
-            total = zlib.crc32((data / name / kind).read_bytes(), total)
+        total = content(data / name, total)
     return f"{total:08x}"
+
+
+def content(folder: Path, total: int = 0) -> int:
+    """Return the checksum `total` with that of a data set."""
+    for kind in ("meta/info.json", "meta/stats.json"):
+        total = zlib.crc32((folder / kind).read_bytes(), total)
+    return total
 
 
 def trained(cfg: LatentModelConfig, data: Path, work: Path, longest: int) -> GoalCloning:

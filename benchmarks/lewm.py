@@ -8,7 +8,6 @@ not. Needs the data sets (`surefoot collect`, README) and the checkpoint; clonin
 from __future__ import annotations
 
 import sys
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -20,7 +19,7 @@ import torch
 
 from agents.latent import LatentConfig
 from benchmarks.common import Interval, Options, Result, Table, command, rate_interval
-from benchmarks.goal_cloning import GoalCloning, mark, trained
+from benchmarks.goal_cloning import GoalCloning, content, mark, trained
 from benchmarks.units import done
 from configs.models import LATENT_MODELS
 from configs.presets import PRESETS
@@ -143,12 +142,6 @@ def action_std(folder: Path) -> float:
 
 
 @cache
-def content(folder: Path) -> int:
-    """Return a checksum of a data set."""
-    return zlib.crc32(b"".join((folder / "meta" / name).read_bytes() for name in ("info.json", "stats.json")))
-
-
-@cache
 def recordings(folder: Path, offset: int) -> np.ndarray:
     """Return the number of the recording that each pair is from."""
     states = np.diff(EpisodeData.load(folder).episode_start) + 1
@@ -193,9 +186,8 @@ def unplanned(trial: Trial, number: int) -> dict[str, Any]:
     env = GoalsFrom(make_env(cfg.robot, render_mode="rgb_array"), pairs(cfg.goals_from, cfg.robot, cfg.offset))
     rng = np.random.default_rng(number)
     spec = robot_spec(cfg.robot)
-    act = {RANDOM: partial(guess, rng, spec.action.size), STRAIGHT: partial(straight, spec)}.get(trial.arm) or imitator(
-        trial
-    )
+    unlearned = {RANDOM: partial(guess, rng, spec.action.size), STRAIGHT: partial(straight, spec)}
+    act = unlearned.get(trial.arm) or imitator(trial)
     state_O, _ = env.reset(seed=env_seed(cfg.seed, number))  # as those that plan
     due: list[np.ndarray] = []
     for step in range(trial.budget):
