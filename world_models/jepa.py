@@ -250,7 +250,8 @@ class Jepa(nn.Module):
         side = self.cfg.image
         check("frames", frames_NHWC, "N H W C", H=side, W=side, C=3)
         x_NCHW = (frames_NHWC.movedim(-1, 1).float() - self.mean_rgb) / self.std_rgb  # pyright: ignore
-        return self.projector(self.encoder(x_NCHW.to(memory_format=torch.channels_last)))
+        layout = torch.channels_last if x_NCHW.is_cuda else torch.contiguous_format  # a quarter faster on a CPU
+        return self.projector(self.encoder(x_NCHW.contiguous(memory_format=layout)))
 
     def condition(self, actions_NTA: Tensor) -> list[Tensor]:
         """Return how blocks of actions (N, T, block * action), in the robot's units, change each layer."""
