@@ -323,7 +323,7 @@ _PATTERNS = {
     "stand": r"ZT?(?:l|d?c(?:T?l)?|lc|Hl)?",
     "still": r"s+",
     "faster": r"(?=[gbfdSTBvIRM]*[rx]|I[STv]|[RM]S)(?:[gbfdSrxIRM]|B?v|Tv)+",
-    "height": r"(?=[dITBlku]*(?:[cRH]|[ku]T?B?l|l[uk]|uk))(?:[dRku]|T?c|I(?=T?[Hk])|H(?:T?n)?|[TB]?l|(?<=[dR])M)+",
+    "height": r"(?=[dITBlkuH]*(?:[cRH]|[ku]T?B?l|l[uk]|uk))(?:[dRku]|T?c|I(?=T?[Hk])|T?H(?:T?n)?|[TB]?l|Tk(?=l)|(?<=[dR])M)+",
     "lean": r"(?=[dTBbfMIk]*[LPUa])(?:[LUMIbfdak]|T[a]|Ba|P(?:T?n)?)+",
     "speed": r"(?:[gbfS]|d?m|T?v|(?<=S)T?n)+",
     "effort": r"d?e|yd?Y",

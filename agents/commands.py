@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agents.clauses import CLAUSES, NotSure, Part, clause_of, fits
-from agents.gist import gist
+from agents.gist import gist, without_denied
 from agents.goals import KINDS, Goal, Term, refusal, robot_of
 from agents.hearing import Heard, hear
 from agents.lexicon import QUESTIONS, Mark
@@ -43,10 +43,11 @@ def read(sentence: str, robot: str, current: Goal | None = None) -> Reading:
         return Reading(
             Heard((), (), ()), refusal(robot, f"a sentence has at most {LONGEST} characters, got {len(sentence)}")
         )
-    sentence = sentence.replace("->", " then ").replace("→", " then ")
+    sentence = sentence.replace("->", " then ").replace("→", " then ").replace(" + ", " and ")
+    sentence = re.sub(r"(?<=\s)@(?=\s*\d)", "at", sentence)
     if not sentence.isprintable() or _FOREIGN.search(sentence):
         return Reading(Heard((), (), ()), refusal(robot, "this is no plain sentence"))
-    heard = hear(sentence, robot)
+    heard = without_denied(hear(sentence, robot))
     if sentence.rstrip().endswith("?") and QUESTIONS.intersection(heard.words[:1]):
         return Reading(heard, refusal(robot, "a question is no goal"))
     if (impossible := out_of_range(heard, robot)) is not None:

@@ -77,3 +77,52 @@ def _reads(letters: str, robot: str) -> bool:
             return False
         at = clause[1]
     return True
+
+
+_DENIALS = frozenset("don't dont not no never without enough forget scratch quit needn't instead rather".split())
+_WITH_THEM = frozenset("mind about any than what said more such of do".split())
+_OF = {**dict.fromkeys("gmSvrxsZ", "speed"), **dict.fromkeys("cHlRu", "height"), **dict.fromkeys("LPUa", "pitch")}
+
+
+def without_denied(heard: Heard) -> Heard:
+    """Return what is left without what is not to be done, where it is said what is: "don't run, walk", "not so fast: 1 m/s".
+
+    What is denied is left out only if something else says all that it is about, in numbers if it has any.
+    """
+    some = [(stretch, _denial(stretch, heard)) for stretch in _stretches(heard)]
+    said = [_about(stretch.letters) for stretch, denial in some if not denial]
+    meant = {(mark.letter, mark.value) for stretch, denial in some if not denial for mark in stretch.marks}
+    marks, words, gaps = list[Mark](), list(heard.words), set(heard.gaps)
+    for stretch, denial in some:
+        about = _about(stretch.letters)
+        both = meant.issuperset((mark.letter, mark.value) for mark in stretch.marks)  # "stop, but don't stop"
+        if both or not (denial and about and any(about <= other for other in said) and not stretch.later):
+            marks += [*stretch.marks, stretch.end]
+            continue
+        for at in denial:
+            words[at] = ","
+        gaps.difference_update(denial)
+        marks.append(stretch.end)
+    if len(marks) == len(heard.marks) + 1:
+        return heard
+    kept = sorted(gaps)
+    unread = tuple(word for at, word in zip(heard.gaps, heard.unread, strict=True) if at in gaps)
+    return replace(heard, words=tuple(words), marks=tuple(marks[:-1]), unread=unread, gaps=tuple(kept))
+
+
+def _denial(stretch: _Stretch, heard: Heard) -> list[int]:
+    """Return which of the first words of a stretch deny it."""
+    words = heard.words[stretch.first : min(stretch.first + 4, stretch.last)]
+    first = next((n for n, word in enumerate(words) if word in _DENIALS), None)
+    if first is None or any(word not in FILLERS | _WITH_THEM for word in words[:first]):
+        return []
+    return [stretch.first + n for n in range(len(words)) if n == first or words[n] in _WITH_THEM]
+
+
+def _about(letters: str) -> frozenset[str]:
+    """Return the kinds of goal that marks speak of, and the quantities; none for what says when."""
+    if set(letters) & set("tFAj"):
+        return frozenset()
+    turned = "pitch" if "L" in letters else "speed"
+    kinds = {_OF.get(letter) or (turned if letter in "bf" else None) for letter in letters}
+    return frozenset({kind for kind in kinds if kind} | (set(letters) & set("vla")))

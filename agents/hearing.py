@@ -81,8 +81,14 @@ def _settled(marks: Sequence[Mark], words: Sequence[str]) -> Iterator[Mark]:
         after, letter, value = rest[:1], mark.letter, mark.value
         if letter in "rmRu" and re.match("[uR]?T[gs]", rest):
             continue  # "slow down to a walk": the walk counts
-        if letter == "m" and rest.startswith("Tv"):
-            letter, value = "r", 1 if value > 0 else -1  # "slow to 1 m/s"
+        if (letter == "m" and re.match("S?Tv", rest)) or (letter == "R" and rest.startswith("Tv")):
+            letter, value = "r", 1 if value > 0 else -1  # "slow to 1 m/s", "drop to 1 m/s"
+        elif (letter == "B" and after == "d") or (letter == "I" and before == "R" and after == "l"):
+            continue  # "faster by a lot", "sink another 8 cm"
+        elif letter == "d" == after and value == marks[n + 1].value:
+            continue  # "really deep"
+        elif letter in "d&" and _again(marks[n if letter == "d" else n - 1 :], words):
+            continue  # "very, very slowly"
         elif letter == "t" and after == "j":
             yield Mark("A", "", mark.start, mark.end)  # "5 seconds from now"
         elif letter == "n" and before == "F" and unit in TIMES:
@@ -94,7 +100,8 @@ def _settled(marks: Sequence[Mark], words: Sequence[str]) -> Iterator[Mark]:
         elif letter in "&>" and before + after in ("Hl", "Sv", "Pa", "La") and not (letter == ">" and before == "L"):
             continue  # "height: 1.1 m"
         elif letter in "@T":
-            if after not in tuple("vlan") and (letter == "@" or after != "c" or words[mark.end] not in _NOUNS):
+            named = letter == "T" and rest[:2] in ("Hl", "kl")
+            if after not in tuple("vlan") and not named and (letter == "@" or after != "c" or words[mark.end] not in _NOUNS):
                 continue
             letter = "T"
         elif letter == "c" == after and value.rstrip("!") == marks[n + 1].value.rstrip("!"):
@@ -103,3 +110,9 @@ def _settled(marks: Sequence[Mark], words: Sequence[str]) -> Iterator[Mark]:
             continue  # "go, go"
         if letter != "j":
             yield Mark(letter, value, mark.start, mark.end)
+
+
+def _again(marks: Sequence[Mark], words: Sequence[str]) -> bool:
+    """Return whether marks begin with a word, a comma and the same word."""
+    some = [words[mark.start : mark.end] for mark in marks[:3]]
+    return len(some) == 3 and marks[1].letter == "&" and marks[0].letter == "d" and some[0] == some[2]

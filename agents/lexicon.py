@@ -74,18 +74,24 @@ class Mark:
 # MARK WORTH: words, and phrases with _ between their words
 LETTERS = """
 g creep: creep sneak inch tiptoe edge creeping sneaking inching tiptoeing edging shuffle tippy_toe tip_toe crawl_along
+    on_tiptoe on_tiptoes on_your_tiptoes tiptoes upon_your_tiptoes
 g stroll: stroll amble saunter wander mosey ramble roam take_a_walk take_a_stroll ambling strolling sauntering wandering
     meander take_an_amble
+    dawdle dawdling wend_your_way
 g walk: walk walk_on walking walks step stepping stride striding take_steps tread pacing plod plodding trudge trudging
+    perambulate
 g march: march marching
 g move: move moving travel proceed advance drive head press press_on set_off get_going get_moving make_your_way head_out
     move_out advancing progress continue_on get_along travelling traveling cruise roll_on ease
+    trundle scoot drift propel locomotion motor moved glide
 g go: go going come carry get
 g jog: jog jog_on jogging trot trotting lope canter jogs
 g run: run run_on running gallop   rush race racing dash dashing charge
+    whizz zoom
 g sprint: sprint sprinting sprints full_sprint
 m -2: snail's_pace as_slow_as_possible as_slowly_as_possible as_slow_as_you_can as_slowly_as_you_can minimum_speed
     at_a_crawl dead_slow barely ever_so_slowly
+    slowest as_slowly_as_you_possibly_can as_slow_as_you_possibly_can utmost_slowness
 m -1: slow slowly leisurely gently unhurriedly gingerly carefully low_speed take_your_time slow_pace easy calmly relaxed
     unhurried lazily cautiously take_it_easy take_it_slow slow_speed at_leisure softly nice_and_slow nice_and_slowly
     nice_and_easy slow_and_steady slowly_but_surely
@@ -98,15 +104,23 @@ m 1: fast quick quickly briskly brisk rapidly swiftly speedily hurriedly high_sp
 m 2: flat_out full_speed top_speed maximum_speed max_speed as_fast_as_possible as_fast_as_you_can as_quickly_as_possible
     as_quickly_as_you_can full_throttle highest_speed fastest_speed full_tilt full_steam full_steam_ahead full_power
     full_blast with_all_speed all_out
+    as_fast_as_you_possibly_can as_quickly_as_you_possibly_can as_fast_as_ever_you_can all_possible_speed
+    utmost_speed top_pace
 d -1: slightly little bit tad touch somewhat a_little a_bit a_tad a_touch a_little_bit just_a_bit a_fraction marginally
     faintly minimally gently_more slight small tiny wee teeny a_hair a_shade a_smidge a_notch a_wee_bit a_tiny_bit
     just_a_little just_a_little_bit only_a_little only_slightly a_small_bit just_slightly
+    ever_so_slightly smidge just_a_smidge just_a_touch just_a_hair just_a_tad
 d 1: much very lot considerably significantly deeply far deep way really a_lot all_the_way a_great_deal a_good_deal
     substantially lots super extremely ultra rly big heavily strongly
+    greatly loads loads_of waaay deepest deepest_of extremely_deep utmost really_very rly_deep great a_whole_lot
+    extreme
 b: back backward backwards rearward reverse in_reverse rearwards in_reverse_gear to_the_back to_the_rear bwd
+    astern tail_first rev to_the_rear_of retrograde bkwards bkwd behind_you to_the_rear
 b go: back_up walk_back go_back move_back step_back back_away back_off retreat withdraw retreating backing_up
     backing_away backpedal walk_in_reverse reverse_away
+    back_it_up reversing reverse_yourself
 f: forward forwards ahead onward onwards straight_on to_the_front forth fwd
+    to_the_fore bow_first
 s: stop halt freeze wait pause standstill stand_still hold_still keep_still stop_moving stop_walking stop_running
     come_to_a_halt come_to_a_stop come_to_rest stay_put stay_still  stay_where_you_are do_not_move don't_move
     stand_where_you_are stop_where_you_are stand_there remain_still stopping halting waiting hold_position
@@ -114,10 +128,15 @@ s: stop halt freeze wait pause standstill stand_still hold_still keep_still stop
     stay_in_position stop_completely to_a_halt to_a_stop to_a_standstill to_rest cease cease_moving cease_walking
     cease_all_motion cease_motion motionless no_speed zero_speed rest stop_dead do_nothing don't_walk stopped halted
     come_to_a_standstill immobile stop_there standing_still stop_there all_stop dead_stop stand_by_where_you_are
+    slam_on_the_brakes hit_the_brakes brakes_on quit_moving quit_walking quit_running emergency_stop
+    complete_standstill complete_stop complete_halt stock_still be_still no_motion zero_motion no_motion_at_all
+    full_stop no_movement all_motion_cease don't_budge do_not_budge whoa stay_right_where_you_are stay_right_there
+    remain_where_you_are stop_right_there stop_right_where_you_are
 s there: stay_there stay_here hold_it hold_that hold_there hold_this stay_like_that stay_like_this hold_steady
     hold_it_there
 Z: stand standing
 S: speed velocity pace forward_speed walking_speed_of
+    rate heading_speed
 H: height torso_height body_height hip_height
 P: pitch torso_pitch
 c crouch: crouch duck_under crouched crouching squat squatting duck ducking hunker crouch_down squat_down duck_down
@@ -128,18 +147,22 @@ c crouch: crouch duck_under crouched crouching squat squatting duck ducking hunk
 c crouch!: as_low_as_possible as_low_as_you_can lowest as_low_as_you_possibly_can as_low_as_can_go
 c tall: tall high stretch stretch_up full_height up_high stand_up_tall make_yourself_tall grow_tall stretched
     high_stance tall_stance extend_your_legs stretch_out stand_high straight_legs legs_straight
+    tallness tall_of_stature tall_stature
 c tall!: as_tall_as_possible as_tall_as_you_can as_high_as_possible as_high_as_you_can highest maximum_height tallest
     stretch_fully as_tall_as_you_possibly_can
+    max_tallness as_tall_as_ever_is_possible as_tall_as_ever_possible as_tall_as_ever_you_can
 c normal: stand_up get_up straighten_up normal_height standing_height usual_height get_back_up stand_back_up rise_up
     stand_up_again stand_up_straight stand_upright_again normal_stance default_height regular_height normal_posture
     back_to_normal_height stop_crouching stop_squatting stop_ducking normal_standing_height usual_standing_height
     regular_standing_height standing_position
+    normal_standing_height_again regular_stance
 r 1: faster quicker accelerate hurry speed_up more_speed pick_up_speed pick_up_the_pace hurry_up more_quickly step_on_it
     go_up_in_speed too_slow too_slowly quicken hasten get_a_move_on faster_pace more_pace more_speedily put_on_speed
     pick_it_up pick_up_pace more_speed too_slow_for_me throttle_up rev_up more_fast go_more_fast giddy_up
 r -1: slower decelerate slow_down less_speed more_slowly ease_off brake slow_it_down less_fast too_fast too_quick
     too_quickly slacken slower_pace ease_up go_easy less_quickly back_off_the_speed slow_up ease_down throttle_down
     throttle_back brake_down slow_right_down slow_it_right_down more_slow go_more_slow slow_yourself_down
+    abate
 R 1: higher taller raise rise lift go_up come_up move_up rise_by too_low elevate elevated move_upwards upward upwards
     ascend rise_back rise_back_up come_back_up get_higher get_taller heighten
 R -1: lower drop sink descend go_down come_down move_down get_lower lower_down too_high too_tall lowering deeper dip
@@ -149,12 +172,16 @@ u -1: down
 I 1: increase add more gain add_some extra boost another by_another by_a_further an_additional
 I -1: reduce decrease cut lessen take_off decreasing reducing shave_off drop_off shave
 x 2: twice double doubled twice_as_fast two_times double_time two_fold
+    twofold
 x 0.5: halve halved half_as_fast half_your_speed half_the_speed half_your_current_speed half_that_speed
     half_of_your_speed half_speed slower_by_half cut_your_speed_in_half cut_the_speed_in_half cut_speed_in_half
+    reduce_your_speed_by_half reduce_speed_by_half cut_your_speed_by_half cut_speed_by_half slow_down_by_half
+    slow_by_half reduce_the_speed_by_half
 x 3: triple three_times_as_fast three_times
 M 1: further farther
 M -1: less
 L: lean leaning tilt tilting incline inclined bend bending leaned tip bend_over leans slant slanted bow bowing
+    tilted tipped inclining tipping leant
 U: upright straighten_your_back vertical straight_up sit_up_straight back_straight no_lean straighten_your_torso
     straighten_your_body level upright_posture straight_back without_leaning stop_leaning
 e: efficiently economically frugally save_energy save_power saving_energy save_battery saving_power conserve_energy
@@ -207,6 +234,7 @@ _: if_you_can if_you_please if_possible when_you_can at_once right_now right_the
     how_about we_need would_be_good would_be_nice would_be_great would_be_lovely that_would_be_great got_it come_on
     of_you say_again i_say_again do_it do_so from_now_on in_a_row go_to go_to_a move_to i_think i_think_you_should
     all_right
+    no_pressure off_you_go at_that no_more_and_no_less
 k: torso body trunk hips chest back_and_torso upper_body
 """
 ARM = "OG"
@@ -222,7 +250,9 @@ _FILLERS = (
     "dear friend pal man dude boss captain madam machine bot unit folks guys everyone team lovely nice great perfect "
     "wonderful perhaps maybe possibly instead over shall today next finally dears deck angle direction have_passed "
     "passed plan request order command execute instruction proudly proud honey darling love watch today's tonight out "
-    "basically simply u tnx lol must haha you're"
+    "basically simply u tnx lol must haha you're oops sorry ooh gimme gonna wanna bud bro c'mon thy thyself thus "
+    "hereby henceforth indeed whoops everybody wish adopt assume commence sustained comma quite precisely perfectly "
+    "settle resume perform adjust regulate heading"
 )
 FILLERS = frozenset(_FILLERS.split())
 """Words that change nothing."""

@@ -59,14 +59,14 @@ SPEEDS = _table(f"""
 {1 / 3.6!r}: kph kmh kmph
 0.44704: mph
 0.3048: fps
-{1852 / 3600!r}: knot knots
+{1852 / 3600!r}: knot knots kn
 """)
 _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
 )
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-SMALL = {word: float(i) for i, word in enumerate(_SMALL.split())} | {"nought": 0.0}
+SMALL = {word: float(i) for i, word in enumerate(_SMALL.split())} | {"nought": 0.0, "dozen": 12.0}
 TENS = {word: 10.0 * i for i, word in enumerate(_TENS.split(), 2)}
 PARTS = {
     "half": 0.5,
@@ -75,6 +75,10 @@ PARTS = {
     "quarters": 0.25,
     "third": 1 / 3,
     "thirds": 1 / 3,
+    "fifth": 0.2,
+    "fifths": 0.2,
+    "eighth": 0.125,
+    "eighths": 0.125,
     "tenth": 0.1,
     "tenths": 0.1,
 }
@@ -102,7 +106,8 @@ _TOKEN = re.compile(
 def tokens(sentence: str) -> list[str]:
     """Return the words, numbers and signs of a sentence, in small letters; what is joined by a hyphen is two words."""
     text = sentence.lower().translate(_PLAIN)
-    return _TOKEN.findall(re.sub(r"(?<=[a-z])-(?=[a-z])", " ", text))
+    text = re.sub(r"(?<=second|minute)'s\b|(?<=[a-z]s)'(?=\s|$)", "", text)  # "a minute's walk", "ten seconds' walk"
+    return _TOKEN.findall(re.sub(r"(?<=[a-z\d])-(?=[a-z])", " ", text))
 
 
 def _digits(token: str) -> float | None:
@@ -135,6 +140,8 @@ class _Reader:
     def _unsigned(self, i: int) -> tuple[float, int] | None:
         if self.are(i, "a", "couple", "of"):
             return 2.0, i + 3
+        if self.are(i, "a", "dozen"):
+            return 12.0, i + 2
         if (part := self._part(i)) is not None:
             return part
         whole = self._whole(i)

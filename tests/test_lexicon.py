@@ -49,6 +49,9 @@ SAID = {
     "one minute thirty": ("time", 90.0),
     "½ minute": ("time", 30.0),
     "a hundred and twenty seconds": ("time", 120.0),
+    "a fifth of a radian": ("angle", 0.2),
+    "a dozen seconds": ("time", 12.0),
+    "20-second": ("time", 20.0),
     "1e9": ("number", 1e9),
 }
 
@@ -184,6 +187,19 @@ TOLD = {
     "lean forward a bit more": ("pitch:0.1", "pitch:0.15"),
     "lean back 5 degrees more": ("pitch:-0.1", "pitch:-0.187266"),
     "stop crouching": ("", "height:1.25"),
+    "don't walk, run": ("speed:1", "speed:3"),
+    "not so fast: 0.8 m/s": ("speed:2", "speed:0.8"),
+    "enough sprinting; amble": ("speed:3.4", "speed:0.7"),
+    "instead of standing there, stroll": ("speed:0", "speed:0.7"),
+    "without any squatting, at normal standing height, go at 1.4 m/s": ("", "height:1.25+speed:1.4"),
+    "walk, do not stop": ("", "speed:1"),
+    "drop to 0.5 m/s": ("speed:2+height:1.1", "speed:0.5+height:1.1"),
+    "raise yourself to a torso height of 51 inches": ("", "height:1.2954"),
+    "reduce your speed by half": ("speed:2.4", "speed:1.2"),
+    "faster by a lot": ("speed:1", "speed:2"),
+    "walk very, very slowly": ("", "speed:0.3"),
+    "twenty seconds' jogging, then a ten-second walk": ("", "speed:2 for 20 > speed:1 for 10"),
+    "jog @ 7 km/h + save energy": ("", "speed:1.9444444+0.1*effort"),
 }
 
 
@@ -236,6 +252,11 @@ def test_what_cannot_be_is_told_why(sentence, says):
         "up",
         "walk at 2",
         "lean 10 degrees",
+        "stop, but don't stop",
+        "walk, no faster than 1 m/s",
+        "run, but not at 3 m/s",
+        "do not crouch, walk",
+        "don't run, don't walk",
     ],
 )
 def test_what_is_not_sure_is_left_to_others(sentence):
