@@ -79,8 +79,24 @@ def _reads(letters: str, robot: str) -> bool:
     return True
 
 
-_DENIALS = frozenset("don't dont not no never without enough forget scratch quit needn't instead rather".split())
-_WITH_THEM = frozenset("mind about any than what said more such of do".split())
+_DENIALS = frozenset(
+    [
+        "don't",
+        "dont",
+        "not",
+        "no",
+        "never",
+        "without",
+        "enough",
+        "forget",
+        "scratch",
+        "quit",
+        "needn't",
+        "instead",
+        "rather",
+    ]
+)
+_WITH_THEM = frozenset(["mind", "about", "any", "than", "what", "said", "more", "such", "of", "do"])
 _OF = {**dict.fromkeys("gmSvrxsZ", "speed"), **dict.fromkeys("cHlRu", "height"), **dict.fromkeys("LPUa", "pitch")}
 
 

@@ -101,7 +101,11 @@ def _settled(marks: Sequence[Mark], words: Sequence[str]) -> Iterator[Mark]:
             continue  # "height: 1.1 m"
         elif letter in "@T":
             named = letter == "T" and rest[:2] in ("Hl", "kl")
-            if after not in tuple("vlan") and not named and (letter == "@" or after != "c" or words[mark.end] not in _NOUNS):
+            if (
+                after not in tuple("vlan")
+                and not named
+                and (letter == "@" or after != "c" or words[mark.end] not in _NOUNS)
+            ):
                 continue
             letter = "T"
         elif letter == "c" == after and value.rstrip("!") == marks[n + 1].value.rstrip("!"):

@@ -31,7 +31,7 @@ class JudgeConfig:
     depth: int = 20
     decay: float = 0.1
     """Times the square of the weights, per sentence."""
-    harm: float = 0.05
+    harm: float = 0.1
     """Share of the sentences whose words matter that may be accepted, where they were not trained on."""
     folds: int = 10
     out: Path = PATH
