@@ -7,7 +7,7 @@ clean ones something changes after a second. Episodes that reach their goal befo
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,8 @@ from benchmarks.units import done
 from configs.presets import PRESETS
 from deploy.calibrate import latent_errors
 from deploy.config import RunConfig
+from deploy.machine import ROOT
+from deploy.plots import GREY, axes, png
 from deploy.watch import made_with
 from envs.robots import robot_spec
 from world_models.checkpoint import read_card
@@ -30,8 +32,10 @@ FIRST = 8_500_000
 """Number of the first episode."""
 EACH = 25
 CHANGE_S = 1.0
-LATER = 20
-"""Steps after the change in which scores are compared, for a world in which goals take longer gives more chances to be surprised."""
+BEFORE, LATER = 10, 20
+"""Steps around the change that are drawn; in those after it scores are compared: where goals take longer, there are more chances to be
+surprised."""
+PICTURE = ROOT / "docs" / "latent-surprise.png"
 FAULTS: dict[str, dict[str, str]] = {
     "lewm-tworoom-small": {
         "teleport": "teleport:disc:40",
@@ -112,7 +116,10 @@ def scores(
         found.append(score)
         alarm = index if alarmed and alarm is None else alarm
     before, after = found[:change], found[change : change + LATER]
+    threshold = calibration.threshold(cfg.false_alarm_rate)
+    around = (found[i] / threshold if 0 <= i < len(found) else None for i in range(change - BEFORE, change + LATER))
     return {
+        "curve": [None if share is None else round(share, 3) for share in around],
         "alarm": alarm,
         "change": change,
         "before": max(before, default=None),
@@ -154,6 +161,31 @@ def row(preset: str, name: str, found: Sequence[dict[str, Any]], clean: Sequence
     }
 
 
+def draw(found: Mapping[tuple[str, str], Sequence[dict[str, Any]]]) -> bytes:
+    """Return a picture of the median scores around the change, one column for each world."""
+    worlds = list(dict.fromkeys(world for world, _ in found))
+    figure, grid = axes(3.0, len(worlds))
+    steps = np.arange(-BEFORE, LATER)
+    for axis, world in zip(np.ravel(grid), worlds, strict=True):
+        for name, some in ((name, some) for (of, name), some in found.items() if of == world):
+            curves = np.array([f["curve"] for f in some], float)
+            seen = np.isfinite(curves).sum(0) >= len(curves) / 10
+            shown = np.maximum(np.nanquantile(curves[:, seen], (0.5, 0.95), axis=0), 0.02)
+            axis.plot(
+                steps[seen],
+                shown[0],
+                label=name or "no change, and its 95th percentile",
+                **({} if name else {"color": GREY}),
+            )
+            if not name:
+                axis.fill_between(steps[seen], *shown, color=GREY, alpha=0.25)
+        axis.axhline(1.0, color=GREY, linestyle="--")
+        axis.set(title=world, yscale="log", xlabel="control steps since the change")
+        axis.legend(fontsize=7)
+    np.ravel(grid)[0].set_ylabel("surprise / threshold")
+    return png(figure)
+
+
 def measure(options: SurpriseOptions) -> Result:
     """Return the table."""
     episodes = EACH if options.quick else options.episodes
@@ -172,6 +204,8 @@ def measure(options: SurpriseOptions) -> Result:
     )
     claim = "A latent world model notices a world that has changed, and leaves one that has not alone."
     seeds = tuple(range(FIRST, FIRST + episodes))
+    if not options.quick:
+        PICTURE.write_bytes(draw(found))
     results = {"changes": rows, "clean": [{"world": preset, **vars(rate)} for preset, rate in clean.items()]}
     return Result("latent_surprise", claim, figures, (table,), seeds, len(flat) * EACH, results=results)
 

@@ -203,6 +203,13 @@ def robot(preset: str) -> str:
     return PRESETS[preset][1].robot
 
 
+def differs(preset: str, arm: str) -> bool:
+    """Return whether an arm plans otherwise than the preset."""
+    agent = PRESETS[preset][1].agent
+    assert isinstance(agent, LatentConfig)
+    return replace(agent, **PLANNERS[arm]) != agent
+
+
 def guess(rng: np.random.Generator, size: int, seen_HWC: np.ndarray, state_O: np.ndarray) -> np.ndarray:
     """Return one action, anywhere within the bounds."""
     return rng.uniform(-1.0, 1.0, (1, size)).astype(np.float32)
@@ -268,7 +275,7 @@ def measure(options: LewmOptions) -> Result:
             RANDOM,
             *([STRAIGHT] if robot(preset) in STRIDES else []),
             *([] if options.quick else [CLONING]),
-            *PLANNERS,
+            *(arm for arm in PLANNERS if arm == PRESET or differs(preset, arm)),
         )
     ]
     trials = {

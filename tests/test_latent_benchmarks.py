@@ -35,6 +35,10 @@ def test_scores_before_and_after_a_change_are_told_apart():
     assert found["after"] == found["at"] > 3 * found["before"]
     short = latent_surprise.scores(errors[:8].tolist(), 12, known, cfg)
     assert (short["after"], short["at"], short["alarm"]) == (None, None, None)
+    assert found["curve"].index(max(share for share in found["curve"] if share is not None)) == latent_surprise.BEFORE
+    assert short["curve"][: latent_surprise.BEFORE - 4][-1] is not None
+    assert not any(short["curve"][latent_surprise.BEFORE - 4 :])
+    assert latent_surprise.draw({("rooms", ""): [found, short], ("rooms", "gain"): [found]}).startswith(b"\x89PNG")
 
 
 def test_a_row_of_surprise_counts_what_came_too_early_or_never():
