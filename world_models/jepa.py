@@ -171,28 +171,44 @@ class Layer(nn.Module):
         """
         shift_1, scale_1, *changes_2 = changes
         size = (x_NTD.shape[-1],)
-        y_NTD = self.norm_1(F.layer_norm(x_NTD, size, eps=EPS) * (1 + scale_1) + shift_1)
+        y_NTD = self.norm_1(torch.addcmul(shift_1, F.layer_norm(x_NTD, size, eps=EPS), 1 + scale_1))
         if last:
             x_NTD, changes_2 = x_NTD[:, -1:], [change[:, -1:] for change in changes_2]
         gate_1, shift_2, scale_2, gate_2 = changes_2
-        x_NTD = x_NTD + gate_1 * self.attend(y_NTD, past, last)
-        y_NTD = self.norm_2(F.layer_norm(x_NTD, size, eps=EPS) * (1 + scale_2) + shift_2)
-        return x_NTD + gate_2 * self.mlp(y_NTD)
+        x_NTD = torch.addcmul(x_NTD, gate_1, self.attend(y_NTD, past, last))
+        y_NTD = self.norm_2(torch.addcmul(shift_2, F.layer_norm(x_NTD, size, eps=EPS), 1 + scale_2))
+        return torch.addcmul(x_NTD, gate_2, self.mlp(y_NTD))
 
     def attend(self, y_NTD: Tensor, past: list[Tensor] | None, last: bool) -> Tensor:
         """Return what each token, or the last, reads from itself and those before it; keys and values are added to `past`."""
         n, t, _ = y_NTD.shape
-        asking = 1 if last else t
         of_q, of_kv = self.qkv.weight.tensor_split([len(self.qkv.weight) // 3])
-        q = F.linear(y_NTD[:, t - asking :], of_q).view(n, asking, self.heads, -1).transpose(1, 2)
-        k, v = F.linear(y_NTD, of_kv).view(n, t, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        asking_NAD = y_NTD[:, -1:].contiguous() if last else y_NTD  # the product of a strided slice may take far longer
+        q_NAHD = F.linear(asking_NAD, of_q).view(n, -1, self.heads, len(of_q) // self.heads)
+        k_NTHD, v_NTHD = F.linear(y_NTD, of_kv).view(n, t, 2, self.heads, -1).unbind(2)
         if past is not None:
             if past:
-                k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-            past[:] = k, v
-        drop = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, is_causal=asking > 1 and k.shape[2] == t)
-        return self.out(y.transpose(1, 2).reshape(n, asking, -1))
+                k_NTHD, v_NTHD = torch.cat([past[0], k_NTHD], 1), torch.cat([past[1], v_NTHD], 1)
+            past[:] = k_NTHD, v_NTHD
+            return self.out(read_few(q_NAHD, k_NTHD, v_NTHD).flatten(2))
+        drop, causal = self.dropout if self.training else 0.0, q_NAHD.shape[1] == t
+        heads = (x.transpose(1, 2) for x in (q_NAHD, k_NTHD, v_NTHD))
+        return self.out(
+            F.scaled_dot_product_attention(*heads, dropout_p=drop, is_causal=causal).transpose(1, 2).flatten(2)
+        )
+
+
+def read_few(q_NAHD: Tensor, k_NTHD: Tensor, v_NTHD: Tensor) -> Tensor:
+    """Return causal attention of the last A of T tokens, (N, A, H, D), for windows so short that a kernel takes longer to start."""
+    found, (asking, tokens) = [], (q_NAHD.shape[1], k_NTHD.shape[1])
+    for i in range(asking):
+        seen = tokens - asking + i + 1
+        if seen == 1:
+            found.append(v_NTHD[:, 0])
+            continue
+        share_NTH = (q_NAHD[:, i, None] * k_NTHD[:, :seen]).sum(-1).mul(q_NAHD.shape[-1] ** -0.5).softmax(1)
+        found.append((share_NTH[..., None] * v_NTHD[:, :seen]).sum(1))
+    return torch.stack(found, 1)
 
 
 class Predictor(nn.Module):
@@ -209,8 +225,8 @@ class Predictor(nn.Module):
 
     def condition(self, actions_NTA: Tensor) -> list[Tensor]:
         """Return how actions change each layer, (N, T, 6 D) per layer: they may be reused wherever the action stands."""
-        embedded_NTD = self.embed(self.squeeze(actions_NTA))
-        return [layer.modulate(F.silu(embedded_NTD)) for layer in self.layers]  # pyright: ignore
+        embedded_NTD = F.silu(self.embed(self.squeeze(actions_NTA)))
+        return [layer.modulate(embedded_NTD) for layer in self.layers]  # pyright: ignore
 
     def forward(
         self,
