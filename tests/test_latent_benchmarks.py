@@ -113,6 +113,6 @@ def test_plans_of_the_benchmark_end_nearer_to_their_goal_than_none_and_bf16_cost
         for index, still in enumerate(rest):
             ms, cost = latent_planning.ours(model, searched, here_ND[index], goal_ND[index], index)
             assert ms > 0
-            assert cost < 0.7 * still
+            assert cost < (0.7 if searched is model else 0.95) * still
     assert model.predictor.position.dtype == torch.float32
     assert quick(model).encoder is model.encoder

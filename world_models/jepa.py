@@ -200,14 +200,15 @@ class Layer(nn.Module):
 
 def read_few(q_NAHD: Tensor, k_NTHD: Tensor, v_NTHD: Tensor) -> Tensor:
     """Return causal attention of the last A of T tokens, (N, A, H, D), for windows so short that a kernel takes longer to start."""
-    found, (asking, tokens) = [], (q_NAHD.shape[1], k_NTHD.shape[1])
+    found, (asking, heads, size) = [], q_NAHD.shape[1:]
+    sum_XH = torch.eye(heads, dtype=q_NAHD.dtype, device=q_NAHD.device).repeat_interleave(size, 0) * size**-0.5
     for i in range(asking):
-        seen = tokens - asking + i + 1
-        if seen == 1:
-            found.append(v_NTHD[:, 0])
-            continue
-        share_NTH = (q_NAHD[:, i, None] * k_NTHD[:, :seen]).sum(-1).mul(q_NAHD.shape[-1] ** -0.5).softmax(1)
-        found.append((share_NTH[..., None] * v_NTHD[:, :seen]).sum(1))
+        seen = k_NTHD.shape[1] - asking + i + 1
+        share_NTH = ((q_NAHD[:, i, None] * k_NTHD[:, :seen]).flatten(2) @ sum_XH).softmax(1)
+        read_NHD = share_NTH[:, 0, :, None] * v_NTHD[:, 0]
+        for t in range(1, seen):
+            read_NHD = torch.addcmul(read_NHD, share_NTH[:, t, :, None], v_NTHD[:, t])
+        found.append(read_NHD)
     return torch.stack(found, 1)
 
 
