@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from agents.clauses import clause_of
 from agents.hearing import Heard
-from agents.lexicon import FILLERS, Mark
+from agents.lexicon import FILLERS, SAYING, Mark
 
 _SAID = frozenset("vlat")
 """Marks of quantities, which are never left out."""
@@ -79,25 +79,12 @@ def _reads(letters: str, robot: str) -> bool:
     return True
 
 
-_DENIALS = frozenset(
-    [
-        "don't",
-        "dont",
-        "not",
-        "no",
-        "never",
-        "without",
-        "enough",
-        "forget",
-        "scratch",
-        "quit",
-        "needn't",
-        "instead",
-        "rather",
-    ]
-)
+# fmt: off
+_DENIALS = frozenset(["don't", "dont", "not", "no", "never", "without", "enough", "forget", "scratch", "quit", "needn't"])
+# fmt: on
+_PAIRS = {("instead", "of"), ("rather", "than")}
+"""Denials of two words: one alone is none ("rather quickly")."""
 _WITH_THEM = frozenset(["mind", "about", "any", "than", "what", "said", "more", "such", "of", "do"])
-_OF = {**dict.fromkeys("gmSvrxsZ", "speed"), **dict.fromkeys("cHlRu", "height"), **dict.fromkeys("LPUa", "pitch")}
 
 
 def without_denied(heard: Heard) -> Heard:
@@ -129,7 +116,9 @@ def without_denied(heard: Heard) -> Heard:
 def _denial(stretch: _Stretch, heard: Heard) -> list[int]:
     """Return which of the first words of a stretch deny it."""
     words = heard.words[stretch.first : min(stretch.first + 4, stretch.last)]
-    first = next((n for n, word in enumerate(words) if word in _DENIALS), None)
+    first = next(
+        (n for n, word in enumerate(words) if word in _DENIALS or (word, *words[n + 1 : n + 2]) in _PAIRS), None
+    )
     if first is None or any(word not in FILLERS | _WITH_THEM for word in words[:first]):
         return []
     return [stretch.first + n for n in range(len(words)) if n == first or words[n] in _WITH_THEM]
@@ -139,6 +128,6 @@ def _about(letters: str) -> frozenset[str]:
     """Return the kinds of goal that marks speak of, and the quantities; none for what says when."""
     if set(letters) & set("tFAj"):
         return frozenset()
-    turned = "pitch" if "L" in letters else "speed"
-    kinds = {_OF.get(letter) or (turned if letter in "bf" else None) for letter in letters}
-    return frozenset({kind for kind in kinds if kind} | (set(letters) & set("vla")))
+    kinds = {kind for kind, some in SAYING.items() if set(some) & set(letters)}
+    turned = {"speed"} if set("bf") & set(letters) and "pitch" not in kinds else set[str]()
+    return frozenset(kinds | turned | (_SAID & set(letters)))

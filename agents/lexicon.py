@@ -238,6 +238,8 @@ _: if_you_can if_you_please if_possible when_you_can at_once right_now right_the
 k: torso body trunk hips chest back_and_torso upper_body
 """
 ARM = "OG"
+SAYING = {"speed": "gmSrxsZv", "height": "cHRl", "pitch": "LPUa", "effort": "e"}
+"""Marks, and quantities, that speak of each kind of goal."""
 _FILLERS = (
     "please kindly now the a an of your you robot ok okay hey hi could can would will should i me my want need like "
     "let's lets let us just so it is be do it's that this legs knees from floor ground above off keep keeping hold "

@@ -193,6 +193,7 @@ TOLD = {
     "instead of standing there, stroll": ("speed:0", "speed:0.7"),
     "without any squatting, at normal standing height, go at 1.4 m/s": ("", "height:1.25+speed:1.4"),
     "walk, do not stop": ("", "speed:1"),
+    "rather than running, walk slowly": ("", "speed:0.5"),
     "drop to 0.5 m/s": ("speed:2+height:1.1", "speed:0.5+height:1.1"),
     "raise yourself to a torso height of 51 inches": ("", "height:1.2954"),
     "reduce your speed by half": ("speed:2.4", "speed:1.2"),
@@ -257,6 +258,8 @@ def test_what_cannot_be_is_told_why(sentence, says):
         "run, but not at 3 m/s",
         "do not crouch, walk",
         "don't run, don't walk",
+        "run, instead walk",
+        "rather quickly, walk",
     ],
 )
 def test_what_is_not_sure_is_left_to_others(sentence):

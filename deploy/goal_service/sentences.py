@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from agents.commands import Heard, Reading, offers, read
 from agents.goals import Goal, Term, json_schema, refusal, robot_of, sequence
-from agents.lexicon import IMPOSSIBLE, STANDING_M, slips
+from agents.lexicon import IMPOSSIBLE, SAYING, STANDING_M, slips
 from deploy.goal_service.judge import Judge, Looker, judge_of
 from deploy.goal_service.requests import Finished, Grammar, Sampling, Ticket
 
@@ -207,8 +207,6 @@ SHOTS: Sequence[tuple[str, Mapping[str, list[Any]], Sequence[float], dict[str, A
 )
 """Sentence, values, durations and answer."""
 
-_KINDS_OF = {"speed": "gmSrxsZv", "height": "cHRl", "pitch": "LPUa", "effort": "e"}
-
 
 def unsaid(
     goal: Goal, heard: Heard, current: Goal | None, offered: Mapping[str, list[Any]], durations_s: Sequence[float]
@@ -223,7 +221,7 @@ def unsaid(
     if sorted(lasting) != sorted(mark.value.value for mark in heard.marks if mark.letter == "t"):
         return "not every duration that was said, once"
     kinds = {term.kind for term in terms}
-    for kind, marks in _KINDS_OF.items():
+    for kind, marks in SAYING.items():
         said = any(letter in letters for letter in marks)
         if said != (kind in kinds) and (said or not _carried(kind, current)):
             return f"{kind} was {'said' if said else 'not said'}"
