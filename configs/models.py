@@ -144,7 +144,7 @@ _ROOMS = JepaConfig(
 _TEE = replace(_ROOMS, encoder=ConvConfig((32, 64, 128, 192), 256), latent=128, hidden=768, layers=4, heads=6, mlp=512)
 TWO_ROOMS = pictured("tworoom", "tworoom-expert", _ROOMS, steps=4_000, warmup=100)
 _HAND = replace(_TEE, action=5)
-TEE = pictured("pusht", "pusht-grown", _TEE, steps=24_000, warmup=200, longest=60)
+TEE = pictured("pusht", "pusht-grown", _TEE, steps=8_000, warmup=200, longest=60)
 CUBE = pictured("cube", "cube-expert", _HAND, steps=12_000, warmup=200, longest=60)
 
 
