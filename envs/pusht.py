@@ -11,11 +11,13 @@ import os
 import warnings
 from typing import Any
 
+import cv2
 import numpy as np
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pygame's own, about a package of its set-up
+    import pygame
     from gym_pusht.envs.pusht import PushTEnv
 
 from envs.robots import RobotSpec
@@ -116,6 +118,11 @@ class PushT(PushTEnv):
         for shape, colour in before.items():
             shape.color = colour
         return patched(shown, self.patches)
+
+    def _get_img(self, screen: pygame.Surface, width: int, height: int, render_action: bool = False) -> np.ndarray:
+        """Return the parent's picture, without its mark, in less than half its time: read row by row, as the screen lies in memory."""
+        rows_HWC = np.frombuffer(pygame.image.tobytes(screen, "RGB"), np.uint8).reshape(*screen.get_size()[::-1], 3)
+        return cv2.resize(rows_HWC, (width, height))
 
     def place(self, name: str) -> np.ndarray:
         """Return where pusher or block is, (2,), in sides of the picture."""

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from envs import cube, tworoom
-from envs.pusht import NEAR_PX, NEAR_RAD, SIDE, is_met
+from envs.pusht import NEAR_PX, NEAR_RAD, SIDE, PushTEnv, is_met
 from envs.raycast import pixel_of, raycast
 from envs.robots import make_env
 
@@ -161,6 +161,13 @@ def test_a_pose_is_set_to_the_pixel_whatever_the_angle():
         assert state_O[:5] == pytest.approx(pose_5)
         assert state_O[5:] == pytest.approx(pose_5)
     assert env.render().shape == (SIDE, SIDE, 3)
+
+
+@pytest.mark.parametrize("pose_5", [(60, 80, 200, 300, 1.0), (400, 480, 330, 110, -2.5), (0, 512, 40, 500, 0.1)])
+def test_the_block_is_drawn_as_gym_pusht_draws_it_to_the_bit(pose_5):
+    world = make_env("pusht", render_mode="rgb_array").unwrapped
+    world.put(np.array(pose_5, float))
+    assert np.array_equal(world.render(), PushTEnv._get_img(world, world._draw(), SIDE, SIDE))
 
 
 @pytest.mark.parametrize(
