@@ -257,7 +257,7 @@ def _stand(part: Part, marks: Sequence[Mark]) -> None:
     if it.one("Z") is None:
         raise NotSure("stand?")
     posture, named, said, much = it.one("c"), it.one("H"), it.one("l"), it.degree()
-    it.end("T")
+    it.end("T&k")
     if said is not None:
         part.ask("height", _number(said))
     elif posture is not None:
@@ -272,6 +272,13 @@ def _stand(part: Part, marks: Sequence[Mark]) -> None:
 def _effort(part: Part, marks: Sequence[Mark]) -> None:
     it = Marks(marks)
     much = it.degree()
+    if it.one("E") is not None:
+        said = it.one("n")
+        it.end("T")
+        if said is None or much:
+            raise NotSure("which weight?")
+        part.ask("effort", None, said.value.value)
+        return
     if it.one("e") is None and (it.one("y") is None or it.one("Y") is None):
         raise NotSure("which effort?")
     it.end()
@@ -286,6 +293,8 @@ def _lasts(part: Part, marks: Sequence[Mark]) -> None:
 
 
 def _keep(part: Part, marks: Sequence[Mark]) -> None:
+    if not part.before and all(mark.value == "on" for mark in marks):
+        return  # "go on, crouch" to one that pursues nothing
     if not part.before or {mark.letter for mark in marks} != {"K"}:
         raise NotSure("nothing is pursued that could go on")
     part.keeps = True
@@ -320,13 +329,13 @@ CLAUSES: Mapping[str, Clause] = {
 }
 _PATTERNS = {
     "lasts": r"F?t",
-    "stand": r"ZT?(?:l|d?c(?:T?l)?|lc|Hl)?",
+    "stand": r"Z&?kT?l|ZT?(?:l|d?c(?:T?l)?|lc|Hl)?",
     "still": r"s+",
     "faster": r"(?=[gbfdSTBvIRM]*[rx]|I[STv]|[RM]S)(?:[gbfdSrxIRM]|B?v|Tv)+",
     "height": r"(?=[dITBlkuH]*(?:[cRH]|[ku]T?B?l|l[uk]|uk))(?:[dRku]|T?c|I(?=T?[Hk])|T?H(?:T?n)?|[TB]?l|Tk(?=l)|(?<=[dR])M)+",
     "lean": r"(?=[dTBbfMIk]*[LPUa])(?:[LUMIbfdak]|T[a]|Ba|P(?:T?n)?)+",
     "speed": r"(?:[gbfS]|d?m|T?v|(?<=S)T?n)+",
-    "effort": r"d?e|yd?Y",
+    "effort": r"d?e|d?(?:yd?Y|Yy)d?|ET?n",
     "keep": r"K",
     "reach": r"GT?(?:[nl]&*){3}",
     "home": r"O",

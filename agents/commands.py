@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agents.clauses import CLAUSES, NotSure, Part, clause_of, fits
-from agents.gist import gist, without_denied
+from agents.gist import about, gist, without_denied
 from agents.goals import KINDS, Goal, Term, refusal, robot_of
 from agents.hearing import Heard, hear
-from agents.lexicon import QUESTIONS, Mark
+from agents.lexicon import QUESTIONS, SAYING, Mark
 from agents.quantities import Quantity
 
 LONGEST = 300
@@ -36,8 +36,31 @@ class Reading:
     """What it would be if the words that nobody understands meant nothing."""
 
 
+_MENDED = re.compile(
+    r"\b(?:(?:er|uh|um|oops|sorry|actually|no|wait),? +)*"
+    r"(?:no,? (?:wait|sorry|correction)|i mean|(?:scratch|strike) that|correction|wrong word)\b[ ,:;.!-]*",
+    re.IGNORECASE,
+)
+"""Words that take back what was said before them."""
+
+
 def read(sentence: str, robot: str, current: Goal | None = None) -> Reading:
     """Return what a sentence says to a robot that pursues `current`. Raises ValueError for a robot without goals."""
+    *before, last = _MENDED.split(sentence[: LONGEST + 1])
+    taken_back = hear(" ".join(before), robot_of(robot))
+    kinds = about(taken_back.letters) & set(SAYING)
+    if not kinds:
+        return _read(sentence, robot, current)
+    mended, whole = _read(last, robot, current), _read(sentence, robot, current)
+    if mended.goal is not None and mended.goal.cannot is None and {term.kind for term in mended.goal.terms} == kinds:
+        verbs = [set("gsv") & set(heard.letters) for heard in (taken_back, mended.heard)]
+        if verbs[1] or not verbs[0]:  # "march, I mean a fast one" still marches
+            return mended
+    sure = whole.goal is not None and whole.goal.cannot is None
+    return Reading(whole.heard, None, "what was taken back?") if sure else whole
+
+
+def _read(sentence: str, robot: str, current: Goal | None) -> Reading:
     robot = robot_of(robot)
     if len(sentence) > LONGEST:
         return Reading(
@@ -48,7 +71,7 @@ def read(sentence: str, robot: str, current: Goal | None = None) -> Reading:
     if not sentence.isprintable() or _FOREIGN.search(sentence):
         return Reading(Heard((), (), ()), refusal(robot, "this is no plain sentence"))
     heard = without_denied(hear(sentence, robot))
-    if sentence.rstrip().endswith("?") and QUESTIONS.intersection(heard.words[:1]):
+    if sentence.rstrip().endswith("?") and QUESTIONS.intersection(heard.words[:1]) and not _orders(heard):
         return Reading(heard, refusal(robot, "a question is no goal"))
     if (impossible := out_of_range(heard, robot)) is not None:
         return Reading(heard, refusal(robot, impossible))
@@ -60,6 +83,11 @@ def read(sentence: str, robot: str, current: Goal | None = None) -> Reading:
     except ValueError as error:
         return Reading(heard, refusal(robot, str(error)))
     return Reading(heard, None, unread, goal) if unread else Reading(heard, goal)
+
+
+def _orders(heard: Heard) -> bool:
+    """Return whether a sentence begins as "do 2 mph" does."""
+    return heard.words[0] == "do" and any(mark.start == 1 and mark.letter == "v" for mark in heard.marks[:1])
 
 
 def _gist(heard: Heard, robot: str, current: Goal | None, why: str) -> Reading:
@@ -231,13 +259,12 @@ def _folded(clauses: list[tuple[str, Sequence[Mark]]]) -> list[tuple[str, Sequen
             (name, some) for name, some in clauses if name != "still" or any(mark.value != "there" for mark in some)
         ]
     for (name, some), (other, more) in itertools.pairwise(clauses):
-        if (
-            name == "speed"
-            and [m.value for m in some] == ["go"]
-            and other in ("height", "lean")
-            and more[0].start < some[-1].end + 4
-        ):
-            clauses = [clause for clause in clauses if clause[1] is not some]  # "go upright", "carry your torso lower"
+        if name != "speed" or [m.value for m in some] != ["go"]:
+            continue
+        near = other in ("height", "lean") and more[0].start < some[-1].end + 4
+        begins = clauses[0][1] is some and some[0].letter == "g" and other == "speed"
+        if near or (begins and any(m.letter == "g" and m.value not in ("go", "move") for m in more)):
+            clauses = [clause for clause in clauses if clause[1] is not some]  # "go upright", "let's go, sprint"
     relative = [some for name, some in clauses if name == "faster"]
     if len(relative) > 1 and len({m.value for some in relative for m in some if m.letter in "rRIM"}) == 1:
         most = max(relative, key=len)
@@ -256,8 +283,8 @@ def _folded(clauses: list[tuple[str, Sequence[Mark]]]) -> list[tuple[str, Sequen
     return clauses
 
 
-_AFTERTHOUGHT = re.compile(r"(?<=[rRLfbM])&+(?=d(?:&|$))|(?<=d)&+d(?=&|$)")
-_MOTION = re.compile(r"(?<=[gmbf])&+(?=(?:[gbf]|d?m)+(?:&|$))")
+_AFTERTHOUGHT = re.compile(r"(?<=[rRLfbMc])&+(?=d(?:&|$))|(?<=d)&+d(?=&|$)")
+_MOTION = re.compile(r"(?<=[gmbf])&+(?=(?:[gbfS]|d?m)+(?:&|$))")
 
 
 def _joined(marks: Sequence[Mark]) -> Sequence[Mark]:
@@ -271,7 +298,7 @@ def _joined(marks: Sequence[Mark]) -> Sequence[Mark]:
         verbs = sum(mark.letter == "g" or (mark.letter == "b" and bool(mark.value)) for mark in _around(marks, match))
         if (
             verbs < 2
-            and set(left) <= set("gbfmd")
+            and set(left) <= set("gbfmdS")
             and all(sum(map(both.count, some)) <= 1 for some in ("g", "m", "bf"))
         ):
             marks = [*marks[: match.start()], *marks[match.end() :]]

@@ -93,13 +93,13 @@ def without_denied(heard: Heard) -> Heard:
     What is denied is left out only if something else says all that it is about, in numbers if it has any.
     """
     some = [(stretch, _denial(stretch, heard)) for stretch in _stretches(heard)]
-    said = [_about(stretch.letters) for stretch, denial in some if not denial]
+    said = [about(stretch.letters) for stretch, denial in some if not denial]
     meant = {(mark.letter, mark.value) for stretch, denial in some if not denial for mark in stretch.marks}
     marks, words, gaps = list[Mark](), list(heard.words), set(heard.gaps)
     for stretch, denial in some:
-        about = _about(stretch.letters)
+        kinds = about(stretch.letters)
         both = meant.issuperset((mark.letter, mark.value) for mark in stretch.marks)  # "stop, but don't stop"
-        if both or not (denial and about and any(about <= other for other in said) and not stretch.later):
+        if both or not (denial and kinds and any(kinds <= other for other in said) and not stretch.later):
             marks += [*stretch.marks, stretch.end]
             continue
         for at in denial:
@@ -124,7 +124,7 @@ def _denial(stretch: _Stretch, heard: Heard) -> list[int]:
     return [stretch.first + n for n in range(len(words)) if n == first or words[n] in _WITH_THEM]
 
 
-def _about(letters: str) -> frozenset[str]:
+def about(letters: str) -> frozenset[str]:
     """Return the kinds of goal that marks speak of, and the quantities; none for what says when."""
     if set(letters) & set("tFAj"):
         return frozenset()

@@ -13,6 +13,9 @@ _DIMENSIONS = {"speed": "v", "length": "l", "angle": "a", "time": "t", "number":
 _NOUNS = frozenset(["a", "an", "the", "your", "full", "normal", "usual", "regular", "standing", "maximum"])
 """What follows "to" in "drop to a crouch", and not in "I want you to crouch"."""
 
+_SYMBOLS = {"v": "speed", "h": "height"}
+"""What is short for a name before a number."""
+
 
 @dataclass(frozen=True)
 class Heard:
@@ -54,6 +57,8 @@ def _more(words: Sequence[str]) -> list[str]:
     for i, word in enumerate(words):
         if word in ("take", "knock", "trim", "shave") and (off := quantity_at(words, i + 1)) is not None:
             found[i] = "reduce" if "off" in words[off.end : off.end + 1] else word
+        if word in _SYMBOLS and words[i - 1 : i] != ["/"] and quantity_at(words, i + 1) is not None:
+            found[i] = _SYMBOLS[word]
         if word not in ("more", "another"):
             continue
         before, after = " ".join(words[max(0, i - 1) : i]), " ".join(words[i + 1 : i + 2])
@@ -79,7 +84,7 @@ def _settled(marks: Sequence[Mark], words: Sequence[str]) -> Iterator[Mark]:
     for n, mark in enumerate(marks):
         before, rest = marks[n - 1].letter if n else "", "".join(m.letter for m in marks[n + 1 : n + 4])
         after, letter, value = rest[:1], mark.letter, mark.value
-        if letter in "rmRu" and re.match("[uR]?T[gs]", rest):
+        if letter in "rmRu" and re.match("[uR]?(T[gs]|s)", rest):
             continue  # "slow down to a walk": the walk counts
         if (letter == "m" and re.match("S?Tv", rest)) or (letter == "R" and rest.startswith("Tv")):
             letter, value = "r", 1 if value > 0 else -1  # "slow to 1 m/s", "drop to 1 m/s"
@@ -89,6 +94,12 @@ def _settled(marks: Sequence[Mark], words: Sequence[str]) -> Iterator[Mark]:
             continue  # "really deep"
         elif letter in "d&" and _again(marks[n if letter == "d" else n - 1 :], words):
             continue  # "very, very slowly"
+        elif letter == "K" and after == "m" and words[mark.end - 1] in ("pace", "speed"):
+            letter, value = "S", ""  # "keep the pace slow"
+        elif letter == "I" and rest.startswith("STn"):
+            continue  # "cut your speed to zero"
+        elif letter == "t" and words[mark.end : mark.end + 1] == ["ago"]:
+            continue  # "the floor was mopped a minute ago"
         elif letter == "t" and after == "j":
             yield Mark("A", "", mark.start, mark.end)  # "5 seconds from now"
         elif letter == "n" and before == "F" and unit in TIMES:

@@ -4,7 +4,7 @@ Every phrase has a mark: one letter that says what part it plays, and what it is
 
     g gait   m manner   d degree   b, f backward, forward   s stop   Z stand   c posture   L lean   U upright   e effort
     S, H, P speed, height, pitch   r, R, u, I, M faster, higher, up, increase, more   x times   K as before   O, G home, reach
-    y, Y save, energy   k torso   & and   > then   F for   A after   i in   w when   j from now   @ at   B by   T to
+    y, Y, E save, energy, its weight   k torso   & and   > then   F for   A after   i in   w when   j from now   @ at   B by   T to
     N may be anything   _ nothing
 """
 
@@ -116,12 +116,13 @@ d 1: much very lot considerably significantly deeply far deep way really a_lot a
     extreme
 b: back backward backwards rearward reverse in_reverse rearwards in_reverse_gear to_the_back to_the_rear bwd
     astern tail_first rev to_the_rear_of retrograde bkwards bkwd behind_you to_the_rear
-b go: back_up walk_back go_back move_back step_back back_away back_off retreat withdraw retreating backing_up
+b go: back_it_up back_up walk_back go_back move_back step_back back_away back_off retreat withdraw retreating backing_up
     backing_away backpedal walk_in_reverse reverse_away
     back_it_up reversing reverse_yourself
 f: forward forwards ahead onward onwards straight_on to_the_front forth fwd
     to_the_fore bow_first
-s: stop halt freeze wait pause standstill stand_still hold_still keep_still stop_moving stop_walking stop_running
+s: come_to_a_complete_standstill come_to_a_complete_stop come_to_a_full_stop
+    stop halt freeze wait pause standstill stand_still hold_still keep_still stop_moving stop_walking stop_running
     come_to_a_halt come_to_a_stop come_to_rest stay_put stay_still  stay_where_you_are do_not_move don't_move
     stand_where_you_are stop_where_you_are stand_there remain_still stopping halting waiting hold_position
     hold_your_position slow_down_and_stop slow_to_a_stop slow_down_to_a_stop ease_to_a_stop slow_to_a_halt
@@ -130,14 +131,14 @@ s: stop halt freeze wait pause standstill stand_still hold_still keep_still stop
     come_to_a_standstill immobile stop_there standing_still stop_there all_stop dead_stop stand_by_where_you_are
     slam_on_the_brakes hit_the_brakes brakes_on quit_moving quit_walking quit_running emergency_stop
     complete_standstill complete_stop complete_halt stock_still be_still no_motion zero_motion no_motion_at_all
-    full_stop no_movement all_motion_cease don't_budge do_not_budge whoa stay_right_where_you_are stay_right_there
+    full_stop no_movement all_motion_cease don't_budge do_not_budge stay_right_where_you_are stay_right_there
     remain_where_you_are stop_right_there stop_right_where_you_are
-s there: stay_there stay_here hold_it hold_that hold_there hold_this stay_like_that stay_like_this hold_steady
+s there: stay_there stay_here hold_it hold_that hold_there hold_this stay_like_that stay_like_this hold_steady whoa
     hold_it_there
 Z: stand standing
-S: speed velocity pace forward_speed walking_speed_of
+S: speed velocity pace forward_speed walking_speed_of vel
     rate heading_speed
-H: height torso_height body_height hip_height
+H: height torso_height body_height hip_height ht hgt
 P: pitch torso_pitch
 c crouch: crouch duck_under crouched crouching squat squatting duck ducking hunker crouch_down squat_down duck_down
     hunker_down hunch_down bend_your_knees get_low stay_low keep_low low get_down stay_down down_low in_a_crouch
@@ -169,8 +170,8 @@ R -1: lower drop sink descend go_down come_down move_down get_lower lower_down t
     downward downwards move_downwards get_down_lower shorter go_back_down come_back_down
 u 1: up
 u -1: down
-I 1: increase add more gain add_some extra boost another by_another by_a_further an_additional
-I -1: reduce decrease cut lessen take_off decreasing reducing shave_off drop_off shave
+I 1: increment increase add more gain add_some extra boost another by_another by_a_further an_additional
+I -1: decrement reduce decrease cut lessen take_off decreasing reducing shave_off drop_off shave
 x 2: twice double doubled twice_as_fast two_times double_time two_fold
     twofold
 x 0.5: halve halved half_as_fast half_your_speed half_the_speed half_your_current_speed half_that_speed
@@ -182,26 +183,29 @@ M 1: further farther
 M -1: less
 L: lean leaning tilt tilting incline inclined bend bending leaned tip bend_over leans slant slanted bow bowing
     tilted tipped inclining tipping leant
-U: upright straighten_your_back vertical straight_up sit_up_straight back_straight no_lean straighten_your_torso
+U: come_back_upright come_back_to_upright come_upright
+    upright straighten_your_back vertical straight_up sit_up_straight back_straight no_lean straighten_your_torso
     straighten_your_body level upright_posture straight_back without_leaning stop_leaning
+E: effort_weight weight_of_effort
 e: efficiently economically frugally save_energy save_power saving_energy save_battery saving_power conserve_energy
     spend_less little_effort less_effort use_less_energy use_less_power with_little_effort low_effort energy_saving
     spare_the_motors go_easy_on_the_motors spare_your_motors spend_less_effort spend_less_energy save_your_energy
     saving_your_energy spare_energy be_economical economical energy_efficient energy_efficiently energy_efficient_way
     energy_saving_way efficient sparingly use_little_energy use_little_power easy_on_the_motors energy_saving_mode
     eco_mode gentle_on_the_motors easy_on_the_battery take_it_easy_on_the_motors take_it_easy_on_the_battery
-K: continue keep_going carry_on same_speed same_pace keep_it_up keep_the_speed keep_your_speed keep_the_pace
+K on: go_on carry_on
+K: continue keep_going same_speed same_pace keep_it_up keep_the_speed keep_your_speed keep_the_pace
     keep_this_speed keep_walking keep_running keep_moving also additionally in_addition as_well as_you_are at_this_speed
     keep_that_speed your_current_speed keep_doing_that at_the_same_speed maintain_speed maintain_your_speed
     hold_your_speed hold_speed hold_this_speed hold_the_speed maintain_pace at_this_pace at_your_current_speed
     unchanged_speed stay_at_this_speed without_changing_speed keep_on as_you_do as_before what_you_are_doing
-    what_you're_doing doing_what_you_are_doing while_you_do_what_you_are_doing go_on keep_on_like_this keep_this_pace
+    what_you're_doing doing_what_you_are_doing while_you_do_what_you_are_doing keep_on_like_this keep_this_pace
     keep_at_it keep_this_up keep_it_going as_you_were keep_on_going keep_on carry_on_going hold_the_current_pace
     hold_the_pace keep_the_current_pace same_height keep_the_height keep_your_height keep_this_height at_this_height
     at_the_same_height stay_at_this_height hold_the_height hold_this_height without_changing_your_height at_that_speed
     at_that_tempo stay_that_low stay_that_height stay_at_that_speed stay_at_that_pace stay_at_that_tempo at_this_tempo
     keep_that_pace of_this
-y: save saving conserve conserving spare sparing
+y: save saving savings conserve conserving spare sparing economise economize economising economizing economy
 Y: energy power battery battery_power electricity
 &: and , . ; : ! - ( ) while but plus with whilst & at_the_same_time ?
 >: then afterwards afterward subsequently finally lastly later next thereafter and_then after_that after_which
@@ -219,13 +223,14 @@ j: from_now
 w: when once
 @: at
 B: by
-T: = to into rise_up_to stand_up_to get_up_to
+T: come_back_to = to into rise_up_to stand_up_to get_up_to
 O: home go_home home_position rest_position go_to_your_home_position
 G: reach reach_for reach_out_to
 x -1: other_way opposite_direction reverse_direction reverse_your_direction reverse_the_direction change_direction
     opposite_way
 N: back_to_normal return_to_normal go_back_to_normal come_back
-_: if_you_can if_you_please if_possible when_you_can at_once right_now right_there right_away for_me for_now
+_: little_friend little_one little_guy little_buddy little_robot little_fellow little_pal little_helper big_guy pretty_please
+    if_you_can if_you_please if_possible when_you_can at_once right_now right_there right_away for_me for_now
     if_you_would if_you_could as_soon_as_you_can please_do in_place do_that on_the_spot right_here at_ease some_more
     step_one next_up no_need_to_hurry break_into break_into_a fall_into fall_into_a settle_into settle_into_a switch_to
     switch_to_a change_to change_to_a go_into go_into_a get_into get_into_a go_back_to move_into move_into_a return_to
@@ -238,7 +243,7 @@ _: if_you_can if_you_please if_possible when_you_can at_once right_now right_the
 k: torso body trunk hips chest back_and_torso upper_body
 """
 ARM = "OG"
-SAYING = {"speed": "gmSrxsZv", "height": "cHRl", "pitch": "LPUa", "effort": "e"}
+SAYING = {"speed": "gmSrxsZv", "height": "cHRl", "pitch": "LPUa", "effort": "eE"}
 """Marks, and quantities, that speak of each kind of goal."""
 _FILLERS = (
     "please kindly now the a an of your you robot ok okay hey hi could can would will should i me my want need like "

@@ -120,6 +120,10 @@ def _digits(token: str) -> float | None:
     return float(token.replace(",", "."))
 
 
+_LEADS = (("/",), ("per",), ("a",), ("an",), ("each",), ("every",), ("to", "the"), ("in", "one"), ("in", "each"))
+"""What stands between a distance and a time that are a speed."""
+
+
 class _Reader:
     """Looks at tokens from the left; each method returns what it found and where that ends, or None."""
 
@@ -249,8 +253,9 @@ class _Reader:
         return Quantity("length", value, start, j)
 
     def _rate(self, i: int) -> tuple[float, int] | None:
-        if self.at(i) in ("/", "per", "a", "an", "each", "every") and self.at(i + 1) in TIMES:
-            return TIMES[self.at(i + 1)], i + 2
+        for lead in _LEADS:
+            if self.are(i, *lead) and self.at(i + len(lead)) in TIMES:
+                return TIMES[self.at(i + len(lead))], i + len(lead) + 1
         return None
 
     def _smaller(self, value: float, i: int, scale: float, names: dict[str, float], parts: float) -> tuple[float, int]:

@@ -201,6 +201,26 @@ TOLD = {
     "walk very, very slowly": ("", "speed:0.3"),
     "twenty seconds' jogging, then a ten-second walk": ("", "speed:2 for 20 > speed:1 for 10"),
     "jog @ 7 km/h + save energy": ("", "speed:1.9444444+0.1*effort"),
+    "walk at 1 m/s, no wait, make it 1.4 m/s": ("", "speed:1.4"),
+    "run, er, scratch that, jog": ("", "speed:2"),
+    "crouch, sorry, I mean stand tall": ("", "height:1.3"),
+    "v 0.9 m/s, h 1.15 m": ("", "speed:0.9+height:1.15"),
+    "jog with an effort weight of 0.2": ("", "speed:2+0.2*effort"),
+    "economise greatly on energy": ("speed:1", "speed:1+0.3*effort"),
+    "three miles to the hour": ("", "speed:1.34112"),
+    "two metres in one second": ("", "speed:2"),
+    "do 2 mph, would you?": ("", "speed:0.89408"),
+    "whoa, slow down a bit": ("speed:2", "speed:1.75"),
+    "whoa!": ("speed:2", "speed:0"),
+    "cut your speed to zero": ("speed:2", "speed:0"),
+    "jog for 8 s, then brake to a standstill": ("", "speed:2 for 8 > speed:0"),
+    "crouch, and deeply": ("", "height:0.9"),
+    "move out, and keep the pace fast": ("", "speed:2"),
+    "off we go, march fast": ("", "speed:1.5"),
+    "go on, crouch": ("", "height:1"),
+    "go on, crouch ": ("speed:1", "speed:1+height:1"),
+    "stand with your torso at four feet": ("", "height:1.2192"),
+    "lean far forward for 4 s, then come back upright": ("", "pitch:0.4 for 4 > pitch:0"),
 }
 
 
@@ -260,6 +280,10 @@ def test_what_cannot_be_is_told_why(sentence, says):
         "don't run, don't walk",
         "run, instead walk",
         "rather quickly, walk",
+        "lean back, I mean forward, lean forward",
+        "march, I mean a fast one",
+        "walk at 1 m/s, no wait, crouch",
+        "jog with an effort weight",
     ],
 )
 def test_what_is_not_sure_is_left_to_others(sentence):
