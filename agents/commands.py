@@ -222,6 +222,9 @@ class _Sentence:
             last = next((n for n, mark in enumerate(tail) if mark.letter == "&"), len(tail))
             self._part([*tail[:last], wait])  # "after 3 s of creeping, stop"
             return tail[last + 1 :]
+        if head and head[-1].letter != "&" and tail and self.heard.words[wait.end - 1] in ("second", "minute"):
+            self._part([*tail, wait])  # "stop after a ten-second jog"
+            return head
         cut = max((n for n, mark in enumerate(head) if mark.letter == "&"), default=-1)
         if cut > 0 and any(mark.letter != "&" for mark in head[:cut]):
             self._part(head[:cut])

@@ -110,6 +110,8 @@ def _settled(marks: Sequence[Mark], words: Sequence[str]) -> Iterator[Mark]:
             letter, value = "A" if after == "t" else "N", ""
         elif letter in "&>" and before + after in ("Hl", "Sv", "Pa", "La") and not (letter == ">" and before == "L"):
             continue  # "height: 1.1 m"
+        elif letter == "&" and words[mark.start] == ":" and re.match("L(d?[bf])", before + rest):
+            continue  # "lean: slightly forward"
         elif letter in "@T":
             named = letter == "T" and rest[:2] in ("Hl", "kl")
             if (

@@ -208,7 +208,7 @@ K: continue keep_going same_speed same_pace keep_it_up keep_the_speed keep_your_
 y: save saving savings conserve conserving spare sparing economise economize economising economizing economy
 Y: energy power battery battery_power electricity
 &: and , . ; : ! - ( ) while but plus with whilst & at_the_same_time ?
->: then afterwards afterward subsequently finally lastly later next thereafter and_then after_that after_which
+>: after_it then afterwards afterward subsequently finally lastly later next thereafter and_then after_that after_which
     followed_by before when_done once_done and_finally once_you_are_there and_afterwards and_after_that
     when_you_are_there when_that_is_over after_this once_that_is_over later_on and_next after_which_you step_two
     step_three step_four second_step third_step secondly thirdly upon_completion and_later thereupon then_later
@@ -229,7 +229,8 @@ G: reach reach_for reach_out_to
 x -1: other_way opposite_direction reverse_direction reverse_your_direction reverse_the_direction change_direction
     opposite_way
 N: back_to_normal return_to_normal go_back_to_normal come_back
-_: little_friend little_one little_guy little_buddy little_robot little_fellow little_pal little_helper big_guy pretty_please
+_: right_then are_up have_elapsed has_elapsed little_friend little_one little_guy little_buddy little_robot
+    little_fellow little_pal little_helper big_guy pretty_please
     if_you_can if_you_please if_possible when_you_can at_once right_now right_there right_away for_me for_now
     if_you_would if_you_could as_soon_as_you_can please_do in_place do_that on_the_spot right_here at_ease some_more
     step_one next_up no_need_to_hurry break_into break_into_a fall_into fall_into_a settle_into settle_into_a switch_to

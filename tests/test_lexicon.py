@@ -219,6 +219,11 @@ TOLD = {
     "off we go, march fast": ("", "speed:1.5"),
     "go on, crouch": ("", "height:1"),
     "go on, crouch ": ("speed:1", "speed:1+height:1"),
+    "stop after a ten-second jog": ("", "speed:2 for 10 > speed:0"),
+    "be immobile after half a minute's march": ("", "speed:1.2 for 30 > speed:0"),
+    "take a stroll; when thirteen seconds are up, halt": ("", "speed:0.7 for 13 > speed:0"),
+    "mode: walk; lean: slightly forward": ("", "speed:1+pitch:0.1"),
+    "right then, march": ("", "speed:1.2"),
     "stand with your torso at four feet": ("", "height:1.2192"),
     "lean far forward for 4 s, then come back upright": ("", "pitch:0.4 for 4 > pitch:0"),
 }
