@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,10 +113,8 @@ class Encoded:
     @staticmethod
     def of(part: Head, folder: Path, weights: Path) -> Encoded:
         """Return the data of a part. Raises ValueError, in one line, where the model or a data set is missing."""
-        model = load_part(weights, "jepa")
-        assert isinstance(model, Jepa)
-        data = frames_of(part.data, folder, model.cfg.image)
-        return Encoded(model, data, latents(model, data.frame_NHWC))
+        path = weights / "jepa.safetensors"
+        return _encoded(part.data, folder, weights, path.stat().st_mtime_ns if path.exists() else 0)
 
     def sampler(self, part: TemporalPart | InversePart, episodes: np.ndarray) -> Callable[[Generator], Pairs]:
         """Return a sampler of pairs from these episodes. Raises ValueError where none is long enough."""
@@ -156,6 +154,15 @@ def frames_of(
 
 
 @torch.inference_mode()
+@lru_cache(1)
+def _encoded(names: tuple[str, ...], folder: Path, weights: Path, written_ns: int) -> Encoded:
+    """Return what all heads of one model learn from: to encode it takes minutes."""
+    model = load_part(weights, "jepa")
+    assert isinstance(model, Jepa)
+    data = frames_of(names, folder, model.cfg.image)
+    return Encoded(model, data, latents(model, data.frame_NHWC))
+
+
 def latents(model: Jepa, frame_NHWC: np.ndarray) -> Tensor:
     """Return the latents (N, D) of pictures."""
     parts = [frame_NHWC[i : i + AT_ONCE] for i in range(0, len(frame_NHWC), AT_ONCE)]
