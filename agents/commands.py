@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from agents.clauses import CLAUSES, NotSure, Part, clause_of, fits
-from agents.gist import about, gist, without_denied
+from agents.gist import TAKEN_BACK, about, gist, without_denied
 from agents.goals import KINDS, Goal, Term, refusal, robot_of
 from agents.hearing import Heard, hear
 from agents.lexicon import QUESTIONS, SAYING, Mark
@@ -36,40 +36,39 @@ class Reading:
     """What it would be if the words that nobody understands meant nothing."""
 
 
-_MENDED = re.compile(
-    r"\b(?:(?:er|uh|um|oops|sorry|actually|no|wait),? +)*"
-    r"(?:no,? (?:wait|sorry|correction)|i mean|(?:scratch|strike) that|correction|wrong word)\b[ ,:;.!-]*",
-    re.IGNORECASE,
-)
-"""Words that take back what was said before them."""
-
-
 def read(sentence: str, robot: str, current: Goal | None = None) -> Reading:
     """Return what a sentence says to a robot that pursues `current`. Raises ValueError for a robot without goals."""
-    *before, last = _MENDED.split(sentence[: LONGEST + 1])
-    taken_back = hear(" ".join(before), robot_of(robot))
+    robot, nothing = robot_of(robot), Heard((), (), ())
+    if len(sentence) > LONGEST:
+        return Reading(nothing, refusal(robot, f"a sentence has at most {LONGEST} characters, got {len(sentence)}"))
+    sentence = sentence.replace("->", " then ").replace("→", " then ").replace(" + ", " and ")
+    sentence = re.sub(r"(?<=\s)@(?=\s*\d)", "at", sentence)
+    if not sentence.isprintable() or _FOREIGN.search(sentence):
+        return Reading(nothing, refusal(robot, "this is no plain sentence"))
+    *before, last = TAKEN_BACK.split(sentence)
+    whole, taken_back = _read(sentence, robot, current), hear(" ".join(before), robot)
     kinds = about(taken_back.letters) & set(SAYING)
-    if not kinds:
-        return _read(sentence, robot, current)
-    mended, whole = _read(last, robot, current), _read(sentence, robot, current)
-    if mended.goal is not None and mended.goal.cannot is None and {term.kind for term in mended.goal.terms} == kinds:
-        verbs = [set("gsv") & set(heard.letters) for heard in (taken_back, mended.heard)]
-        if verbs[1] or not verbs[0]:  # "march, I mean a fast one" still marches
-            return mended
+    if not kinds and not {"t", ">"} & set(taken_back.letters):
+        return whole
+    mended = _read(last, robot, current)
+    if _replaces(mended, taken_back, kinds):
+        return mended
     sure = whole.goal is not None and whole.goal.cannot is None
     return Reading(whole.heard, None, "what was taken back?") if sure else whole
 
 
+def _replaces(mended: Reading, taken_back: Heard, kinds: Set[str]) -> bool:
+    """Return whether a reading has a word of its own for all that was said before it, and speaks of nothing else."""
+    goal = mended.goal
+    if goal is None or goal.cannot is not None or {"t", ">"} & set(taken_back.letters):
+        return False
+    said, before = (set("gsv") & set(heard.letters) for heard in (mended.heard, taken_back))
+    return {term.kind for term in goal.terms} == kinds and bool(
+        said or not before
+    )  # "march, I mean a fast one" marches
+
+
 def _read(sentence: str, robot: str, current: Goal | None) -> Reading:
-    robot = robot_of(robot)
-    if len(sentence) > LONGEST:
-        return Reading(
-            Heard((), (), ()), refusal(robot, f"a sentence has at most {LONGEST} characters, got {len(sentence)}")
-        )
-    sentence = sentence.replace("->", " then ").replace("→", " then ").replace(" + ", " and ")
-    sentence = re.sub(r"(?<=\s)@(?=\s*\d)", "at", sentence)
-    if not sentence.isprintable() or _FOREIGN.search(sentence):
-        return Reading(Heard((), (), ()), refusal(robot, "this is no plain sentence"))
     heard = without_denied(hear(sentence, robot))
     if sentence.rstrip().endswith("?") and QUESTIONS.intersection(heard.words[:1]) and not _orders(heard):
         return Reading(heard, refusal(robot, "a question is no goal"))

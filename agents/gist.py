@@ -6,6 +6,7 @@ out, nor is a later step.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -85,6 +86,14 @@ _DENIALS = frozenset(["don't", "dont", "not", "no", "never", "without", "enough"
 _PAIRS = {("instead", "of"), ("rather", "than")}
 """Denials of two words: one alone is none ("rather quickly")."""
 _WITH_THEM = frozenset(["mind", "about", "any", "than", "what", "said", "more", "such", "of", "do"])
+
+
+TAKEN_BACK = re.compile(
+    r"\b(?:(?:er|uh|um|oops|sorry|actually|no|wait),? +)*"
+    r"(?:no,? (?:wait|sorry|correction)|i mean|(?:scratch|strike) that|correction|wrong word)\b[ ,:;.!-]*",
+    re.IGNORECASE,
+)
+"""Words that take back what was said before them."""
 
 
 def without_denied(heard: Heard) -> Heard:

@@ -288,6 +288,7 @@ def test_what_cannot_be_is_told_why(sentence, says):
         "lean back, I mean forward, lean forward",
         "march, I mean a fast one",
         "walk at 1 m/s, no wait, crouch",
+        "walk for 5 s, then run, no wait, jog",
         "jog with an effort weight",
     ],
 )
