@@ -103,8 +103,11 @@ class Marks:
 
     def sign(self, plain: float = 0.0) -> float:
         """Take the direction, +1 forward, -1 backward, `plain` where there is none."""
-        found = self.one("bf")
-        return plain if found is None else -1.0 if found.letter == "b" else 1.0
+        found = [mark for mark in self._left if mark.letter in "bf"]
+        if len({mark.letter for mark in found}) > 1:
+            raise NotSure("one way, and the other")
+        self._left = [mark for mark in self._left if mark not in found]
+        return plain if not found else -1.0 if found[0].letter == "b" else 1.0
 
     def end(self, ignored: str = "") -> None:
         """Raise NotSure unless all is taken."""
@@ -202,9 +205,7 @@ def _height(part: Part, marks: Sequence[Mark]) -> None:
         part.keeps = how is not None and bool(part.before)
     elif by is not None or (to is not None and posture is None):
         raise NotSure("how high?")
-    elif posture is not None and (
-        how is None or to is not None or (re.search("[Ru].*c", it.letters) and posture.value == "normal")
-    ):
+    elif posture is not None and (how is None or to is not None or _fits(how, posture, it.letters)):
         name, most = posture.value.rstrip("!"), posture.value.endswith("!")
         part.ask("height", HEIGHTS[name][2 if most else much + 1])
     elif how is not None and posture is None:
@@ -215,6 +216,13 @@ def _height(part: Part, marks: Sequence[Mark]) -> None:
         part.change("height", how.value * HIGHER[much + 1], False)
     else:
         raise NotSure("how high?")
+
+
+def _fits(how: Mark, posture: Mark, letters: str) -> bool:
+    """Return whether "up" or "down" only leads to a posture: "back up to normal height", "down in a crouch"."""
+    ways = {"crouch": -1, "tall": 1}
+    leads = how.letter == "u" and ways.get(posture.value.rstrip("!")) == how.value
+    return re.search("[Ru].*c", letters) is not None and (posture.value == "normal" or leads)
 
 
 def _lean(part: Part, marks: Sequence[Mark]) -> None:
@@ -331,7 +339,7 @@ _PATTERNS = {
     "lasts": r"F?t",
     "stand": r"Z&?kT?l|ZT?(?:l|d?c(?:T?l)?|lc|Hl)?",
     "still": r"s+",
-    "faster": r"(?=[gbfdSTBvIRM]*[rx]|I[STv]|[RM]S)(?:[gbfdSrxIRM]|B?v|Tv)+",
+    "faster": r"(?=[gbfdSTBvIRM]*[rx]|S?I[BSTv]|[RM]S)(?:[gbfdSrxIRM]|B?v|Tv)+",
     "height": r"(?=[dITBlkuH]*(?:[cRH]|[ku]T?B?l|l[uk]|uk))(?:[dRku]|T?c|I(?=T?[Hk])|T?H(?:T?n)?|[TB]?l|Tk(?=l)|(?<=[dR])M)+",
     "lean": r"(?=[dTBbfMIk]*[LPUa])(?:[LUMIbfdak]|T[a]|Ba|P(?:T?n)?)+",
     "speed": r"(?:[gbfS]|d?m|T?v|(?<=S)T?n)+",

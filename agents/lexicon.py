@@ -170,8 +170,8 @@ R -1: lower drop sink descend go_down come_down move_down get_lower lower_down t
     downward downwards move_downwards get_down_lower shorter go_back_down come_back_down
 u 1: up
 u -1: down
-I 1: increment increase add more gain add_some extra boost another by_another by_a_further an_additional
-I -1: decrement reduce decrease cut lessen take_off decreasing reducing shave_off drop_off shave
+I 1: grow increment increase add more gain add_some extra boost another by_another by_a_further an_additional
+I -1: trim decrement reduce decrease cut lessen take_off decreasing reducing shave_off drop_off shave
 x 2: twice double doubled twice_as_fast two_times double_time two_fold
     twofold
 x 0.5: halve halved half_as_fast half_your_speed half_the_speed half_your_current_speed half_that_speed
@@ -183,7 +183,7 @@ M 1: further farther
 M -1: less
 L: lean leaning tilt tilting incline inclined bend bending leaned tip bend_over leans slant slanted bow bowing
     tilted tipped inclining tipping leant
-U: come_back_upright come_back_to_upright come_upright
+U: back_upright come_back_upright come_back_to_upright come_upright
     upright straighten_your_back vertical straight_up sit_up_straight back_straight no_lean straighten_your_torso
     straighten_your_body level upright_posture straight_back without_leaning stop_leaning
 E: effort_weight weight_of_effort
