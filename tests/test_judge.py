@@ -23,7 +23,7 @@ def engine():
 @pytest.mark.parametrize(
     ("sentence", "goal"),
     [
-        ("walk slowly now, little fellow", "speed:0.5"),
+        ("walk slowly now, dear fellow", "speed:0.5"),
         ("walk slowly, my tin friend", "speed:0.5"),
         ("run fast, the film crew is ready", "speed:3.4"),
         ("lean forward a bit, old chap", "pitch:0.1"),
