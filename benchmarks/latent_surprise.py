@@ -32,9 +32,9 @@ FIRST = 8_500_000
 """Number of the first episode."""
 EACH = 25
 CHANGE_S = 1.0
-BEFORE, LATER = 10, 20
+BEFORE, LATER, LAST = 10, 20, 50
 """Steps around the change that are drawn; in those after it scores are compared: where goals take longer, there are more chances to be
-surprised."""
+surprised. The last step after it at which an alarm counts: there an episode ends, but for clean ones, which are as long as they are."""
 PICTURE = ROOT / "docs" / "latent-surprise.png"
 FAULTS: dict[str, dict[str, str]] = {
     "lewm-tworoom-small": {
@@ -85,7 +85,8 @@ class Watched:
         """The run that is watched."""
         faults = (f"{self.fault}@{CHANGE_S:g}",) if self.fault else ()
         base = replace(PRESETS[self.preset][1], faults=faults, plan_latency_s=LATENCY_S, max_s=1e6, max_episodes=1)
-        return replace(base, pictures="none")
+        steps = round(CHANGE_S / robot_spec(base.robot).dt_s) + LAST if faults else base.episode_steps
+        return replace(base, pictures="none", episode_steps=steps)
 
     @property
     def key(self) -> str:
@@ -200,7 +201,9 @@ def measure(options: SurpriseOptions) -> Result:
     figures: dict[str, Any] = {f"clean episodes with an alarm, {preset}": rate for preset, rate in clean.items()}
     figures |= {f"{r['change']}, {r['world']}": r["alarms"] for r in rows}
     table = Table(
-        "alarms after a change; one control step is 0.1 s", tuple(rows[0]), tuple(tuple(r.values()) for r in rows)
+        f"alarms in the {LAST} control steps after a change; one is 0.1 s",
+        tuple(rows[0]),
+        tuple(tuple(r.values()) for r in rows),
     )
     claim = "A latent world model notices a world that has changed, and leaves one that has not alone."
     seeds = tuple(range(FIRST, FIRST + episodes))
