@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from deploy.clock import Clock, MonotonicClock
 from deploy.findings import Finding, Verdict
@@ -237,7 +237,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print what was found; return 0 where nothing fails, else 1."""
     cfg = tyro.cli(DoctorConfig, args=argv, description=__doc__, prog="surefoot doctor")
     console = Console()
-    table = Table("what", "seen", "verdict", "advice", title="surefoot doctor", title_justify="left")
+    # nothing is cut off: paths are to be copied
+    columns = [Column(name, overflow="fold") for name in ("what", "seen", "verdict", "advice")]
+    table = Table(*columns, title="surefoot doctor", title_justify="left")
     colours = {Verdict.OK: "green", Verdict.SLOW: "yellow", Verdict.FAIL: "red"}
     findings = []
     with console.status("looking"):

@@ -55,6 +55,8 @@ def read_recording(root: Path, episode: int) -> Recording:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not root.is_dir():
+        raise ValueError(f"there is no data set at {root}")
     try:
         info = json.loads((root / "meta/info.json").read_text())
         if not 0 <= episode < info["total_episodes"]:

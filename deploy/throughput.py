@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.build import LinearConfig
+from agents.build import LinearConfig, build_agent, sees
+from agents.latent import LatentConfig
 from agents.learned import LearnedConfig
 from deploy.findings import Finding, Verdict
 from deploy.machine import durations_s, torch_threads
 from deploy.planning import steps_in
 
 if TYPE_CHECKING:
+    from agents.latent import LatentAgent
     from agents.mpc import MpcAgent
     from deploy.config import RunConfig
     from envs.robots import RobotSpec
 
 REPEATS = 7
+Timed = LinearConfig | LearnedConfig | LatentConfig
+"""Planners whose thinking takes time that counts."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +37,17 @@ class Demand:
     samples: int
 
 
-def agent_of(cfg: LinearConfig | LearnedConfig, spec: RobotSpec) -> MpcAgent:
+def agent_of(cfg: Timed, spec: RobotSpec) -> MpcAgent | LatentAgent:
     """Return what plans in a run. Raises ValueError, in one line, where there are no weights for it."""
-    from agents.build import build_agent
     from agents.learned import planner_of
     from agents.mpc import MpcAgent
     from world_models.checkpoint import load_model
 
-    if isinstance(cfg, LinearConfig):
-        agent = build_agent(cfg, spec)
-        assert isinstance(agent, MpcAgent)
-        return agent
-    model = load_model(cfg.folder)
-    return MpcAgent(planner_of(cfg, spec, model, ""), model.step, spec.dt_s, spec.action.size)
+    if isinstance(cfg, LearnedConfig):
+        model = load_model(cfg.folder)
+        return MpcAgent(planner_of(cfg, spec, model, ""), model.step, spec.dt_s, spec.action.size)
+    agent = build_agent(cfg, spec, adapt=False)
+    return agent  # pyright: ignore[reportReturnType]
 
 
 def plan_s(cfg: RunConfig, repeats: int = REPEATS) -> float:
@@ -56,13 +58,14 @@ def plan_s(cfg: RunConfig, repeats: int = REPEATS) -> float:
     from envs.robots import make_env, robot_spec
     from envs.types import Observation
 
-    assert isinstance(cfg.agent, LinearConfig | LearnedConfig)
+    assert isinstance(cfg.agent, Timed)
     spec = robot_spec(cfg.robot, cfg.version)
     agent = agent_of(cfg.agent, spec)
-    env = make_env(cfg.robot, cfg.version)
+    env = make_env(cfg.robot, cfg.version, render_mode="rgb_array" if sees(cfg.agent) else None)
     state_O, _ = env.reset(seed=0)
+    image = np.asarray(env.render()) if sees(cfg.agent) else None
     env.close()
-    seen, committed_KA = Observation(0.0, np.array(state_O)), np.zeros((cfg.plan_every, spec.action.size))
+    seen, committed_KA = Observation(0.0, np.array(state_O), image), np.zeros((cfg.plan_every, spec.action.size))
     agent.begin_episode(0, 0)
     with torch_threads(1):
         return float(np.median(durations_s(lambda: agent.plan(seen, committed_KA), repeats, warmup=2)))
@@ -88,14 +91,22 @@ def judge(name: str, took: Mapping[str, float], chosen: str, demand: Demand) -> 
     return Finding(f"plan {name}", f"{seen}does not hold {rate}", Verdict.SLOW, f"{advice}, or lockstep")
 
 
+def block_of(cfg: Timed) -> int:
+    """Return how many control steps a step of its planner takes."""
+    from world_models.checkpoint import read_card
+
+    return read_card(cfg.folder, "jepa")["jepa"]["block"] if isinstance(cfg, LatentConfig) else 1
+
+
 def check_plan(name: str, cfg: RunConfig) -> Finding:
     """Return what one preset's planner does here; `name`: of the preset, or of several that plan alike."""
     from envs.robots import robot_spec
 
     agent = cfg.agent
-    assert isinstance(agent, LinearConfig | LearnedConfig)
-    demand = Demand(robot_spec(cfg.robot, cfg.version).dt_s, cfg.plan_every, agent.horizon, agent.samples)
+    assert isinstance(agent, Timed)
     try:
+        horizon = agent.horizon * block_of(agent)
+        demand = Demand(robot_spec(cfg.robot, cfg.version).dt_s, cfg.plan_every, horizon, agent.samples)
         if isinstance(agent, LinearConfig):
             return judge(name, {"": plan_s(cfg)}, "", demand)
         runs = {kind: replace(cfg, agent=replace(agent, bf16=kind == "bf16")) for kind in ("bf16", "fp32")}
@@ -109,7 +120,7 @@ def check_plans(presets: Iterable[RunConfig]) -> Iterator[Finding]:
     """Yield one finding per planner of the presets that are charged the time that planning takes."""
     alike: dict[tuple[object, ...], list[RunConfig]] = {}
     for cfg in presets:
-        if cfg.plan_latency_s is None and isinstance(cfg.agent, LinearConfig | LearnedConfig):
+        if cfg.plan_latency_s is None and isinstance(cfg.agent, Timed):
             alike.setdefault((cfg.robot, cfg.version, cfg.agent, cfg.plan_every), []).append(cfg)
     for group in alike.values():
         yield check_plan(", ".join(cfg.preset for cfg in group), group[0])

@@ -334,3 +334,9 @@ def test_presets_that_plan_alike_are_timed_once_those_without_weights_not_and_th
     assert "every 1 step of 100 ms" in found["plan linear-cem"].seen
     walks = found["plan walker, walker-broken-ankle"].seen
     assert re.match(r"plan \d+ ms in bf16, \d+ in fp32; every 4 steps of 8 ms = 32 ms: ", walks)
+
+
+def test_those_that_see_pictures_are_timed_too():
+    of_model, of_camera = check_plans(PRESETS[name][1] for name in ("lewm-tworoom-small", "linear-pixels"))
+    assert re.match(r"plan \d+ ms in fp32, \d+ in bf16; every 5 steps of 100 ms = 500 ms: ", of_model.seen)
+    assert "every 1 step of 100 ms" in of_camera.seen

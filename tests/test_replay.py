@@ -60,7 +60,7 @@ def test_the_data_set_says_how_it_was_made(folder):
         (["replay", "{}", "--episode", "2"], "has episodes 0 to 1"),
         (["replay", "{}", "--episode", "0", "--on", "walker"], "recorded at 10 Hz, but this robot runs at 125 Hz"),
         (["replay", "{}", "--episode", "0", "--on", "wolker"], "is neither preset nor robot; near misses: ['walker"),
-        (["replay", "/nowhere", "--episode", "0"], "/nowhere cannot be read"),
+        (["replay", "/nowhere", "--episode", "0"], "there is no data set at /nowhere"),
         (["record", "smoke", "--out", "{}", "--episodes", "3"], "was recorded with another config"),
         (["record", "smoke", "--out", "/dev/null/x", "--episodes", "3"], "/dev/null/x cannot be made"),
         (["record", "smoke", "--out", "{}", "--episodes", "0"], "--episodes must be >= 1, got 0"),
