@@ -20,7 +20,7 @@ import torch
 from agents.latent import LatentConfig
 from benchmarks.common import Interval, Options, Result, Table, command, rate_interval
 from benchmarks.goal_cloning import GoalCloning, content, mark, trained
-from benchmarks.units import done
+from benchmarks.units import done, missing
 from configs.models import LATENT_MODELS
 from configs.presets import PRESETS
 from deploy.config import RunConfig
@@ -285,10 +285,9 @@ def measure(options: LewmOptions) -> Result:
         for case in cases
         for preset, offset, budget, arm in [case]
     }
-    if any(arm == CLONING for *_, arm in cases):
-        for preset in options.worlds:
-            cloning(preset, options.data)
     flat = [trial for some in trials.values() for trial in some]
+    for preset in {trial.preset for trial in missing(flat) if trial.arm == CLONING}:
+        cloning(preset, options.data)
     found = dict(zip(flat, done(flat, work, options.workers, "sets of episodes"), strict=True))
     rows = [row(*case, [f for trial in some for f in found[trial]]) for case, some in trials.items()]
     own = {f"{r['world']}, goals {r['offset']} steps ahead": r["success"] for r in rows if r["arm"] == PRESET}

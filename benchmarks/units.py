@@ -60,12 +60,17 @@ def _do[U: Unit](unit: U, work: Callable[[U], Any]) -> None:
     keep(unit.key, work(unit))
 
 
+def missing[U: Unit](units: Sequence[U]) -> list[U]:
+    """Return those that nothing is kept of."""
+    before = kept()
+    return [unit for unit in units if unit.key.translate(GAP) not in before]
+
+
 def done[U: Unit](units: Sequence[U], work: Callable[[U], Any], workers: int, what: str) -> list[Any]:
     """Return what `work` finds in each unit, in order; each that was done before is read, the others are kept as they end."""
-    before = kept()
-    missing = [unit for unit in units if unit.key.translate(GAP) not in before]
+    left = missing(units)
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for count, _ in enumerate(pool.imap_unordered(partial(_do, work=work), missing), 1):
-            print(f"{count} of {len(missing)} {what}", file=sys.stderr)
+        for count, _ in enumerate(pool.imap_unordered(partial(_do, work=work), left), 1):
+            print(f"{count} of {len(left)} {what}", file=sys.stderr)
     found = kept()
     return [found[unit.key.translate(GAP)] for unit in units]
