@@ -139,8 +139,4 @@ def _warm[A: MpcAgent](kind: type[A], planner: SearchPlanner, spec: RobotSpec) -
 def _objective(spec: RobotSpec, text: str) -> Objective:
     if not text:
         return TaskReward(spec)
-    objective = parse_objective(text, TaskReward(spec))
-    known = {*spec.columns, *spec.reward_linear, "alive"}
-    if missing := set(objective.reads) - known:
-        raise ValueError(f"objective {text!r} reads {sorted(missing)}, {spec.name} shows {sorted(known)}")
-    return objective
+    return parse_objective(text, TaskReward(spec), shown=spec.shown)

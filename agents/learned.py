@@ -97,7 +97,7 @@ def goal(
     """Return the objective that `text` names ("": the task) and a readout of what it needs."""
     steps = value_steps(cfg.horizon, cfg.value_every)
     run = ReturnToGo(model.value.cfg.discount, cfg.lam, model.value.cfg.fall_penalty, steps)
-    objective = parse_objective(text, run) if text else run
+    objective = parse_objective(text, run, shown=spec.shown) if text else run
     if "value" in objective.reads:
         return objective, task_readout(spec, model.value, steps)
     return objective, lambda z_BSHD: readings(spec, z_BSHD)
@@ -221,7 +221,7 @@ def build_learned(
 ) -> AdaptiveAgent:
     """Return the agent. Raises ValueError, in one line, for a missing or broken checkpoint or one of another robot."""
     if objective:
-        parse_objective(objective)  # refused before anything is loaded
+        parse_objective(objective, shown=spec.shown)  # refused before anything is loaded
     model = load_model(cfg.folder)
     robot = model.card["proposal"]["robot"]
     if robot != spec.name:

@@ -58,6 +58,11 @@ class RobotSpec:
     )  # what is to be seen, and which faults it can have
 
     @property
+    def shown(self) -> frozenset[str]:
+        """Names of what `readings` reads off a state."""
+        return frozenset((*self.columns, "alive"))
+
+    @property
     def state_size(self) -> int:
         """Number of state columns."""
         return len(self.state_names)

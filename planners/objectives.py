@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     from planners.base import Readings
 
 
@@ -188,39 +190,60 @@ KINDS: dict[str, tuple[str, tuple[tuple[float, float], ...]]] = {
 """Kind -> unit and the legal range of each of its values."""
 
 
-def legal_kinds() -> str:
-    """Return one line that lists every kind with its range and unit, for error messages and help."""
+MAKERS: dict[str, Callable[..., Term]] = {
+    "speed": speed,
+    "height": height,
+    "pitch": pitch,
+    "posture": posture,
+    "height_reward": HeightReward,
+}
+
+
+def legal_kinds(shown: Collection[str] | None = None) -> str:
+    """Return one line that lists every kind with its range and unit, for error messages and help.
+
+    `shown`: what the robot can be read, where only kinds that need no more are meant.
+    """
     ranges = {k: ",".join(f"{low:g}..{high:g}" for low, high in limits) for k, (_, limits) in KINDS.items()}
-    return ", ".join(f"{kind}:{ranges[kind]} [{unit}]" if unit else kind for kind, (unit, _) in KINDS.items())
+    fit = [kind for kind in KINDS if shown is None or set(needs(kind)) <= set(shown)]
+    return ", ".join(f"{kind}:{ranges[kind]} [{KINDS[kind][0]}]" if KINDS[kind][0] else kind for kind in fit)
 
 
-def parse_objective(text: str, run: Term | None = None, fall_penalty: float = 100.0) -> WeightedSum:
+def needs(kind: str) -> tuple[str, ...]:
+    """Return the readings that a kind needs; the task's own and effort are there for every robot."""
+    return MAKERS[kind](*(low for low, _ in KINDS[kind][1])).reads if kind in MAKERS else ()
+
+
+def parse_objective(
+    text: str, run: Term | None = None, fall_penalty: float = 100.0, shown: Collection[str] | None = None
+) -> WeightedSum:
     """Return the objective that `text` names: `[WEIGHT*]KIND[:VALUE[,VALUE]]`, joined by `+`: `speed:1.5+0.1*effort`.
 
     `run` is the task's own objective. Tracked quantities bring `Alive(fall_penalty)` along, so that falling is never a
     way to reach them; `run` has a price for falling, and `height_reward` is scored as published, without. Raises
-    ValueError in one line with the legal kinds and ranges.
+    ValueError in one line with the legal kinds and ranges, also for what the robot does not show (`shown`; None: any).
     """
-    terms = tuple(_term(part.strip(), run or ReturnToGo()) for part in text.split("+"))
+    terms = tuple(_term(part.strip(), run or ReturnToGo(), shown) for part in text.split("+"))
     if any(isinstance(term, Track | WeightedSum) for _, term in terms):
         terms = (*terms, (1.0, Alive(fall_penalty)))
     return WeightedSum(terms)
 
 
-def _term(part: str, run: Term) -> tuple[float, Term]:
+def _term(part: str, run: Term, shown: Collection[str] | None) -> tuple[float, Term]:
     head, star, tail = part.partition("*")
     kind, _, arguments = (tail if star else part).partition(":")
     try:
         weight = float(head) if star else 1.0
         values = tuple(float(value) for value in arguments.split(",")) if arguments else ()
     except ValueError:
-        raise ValueError(f"no objective {part!r}; legal: {legal_kinds()}") from None
+        raise ValueError(f"no objective {part!r}; legal: {legal_kinds(shown)}") from None
     limits = KINDS[kind][1] if kind in KINDS else None
     if limits is None or len(values) != len(limits) or not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"no objective {part!r}; legal: {legal_kinds()}")
+        raise ValueError(f"no objective {part!r}; legal: {legal_kinds(shown)}")
     if not all(low <= value <= high for value, (low, high) in zip(values, limits, strict=True)):
-        raise ValueError(f"objective {part!r} is out of range; legal: {legal_kinds()}")
-    makers = {"speed": speed, "height": height, "pitch": pitch, "posture": posture, "height_reward": HeightReward}
-    if kind in makers:
-        return weight, makers[kind](*values)
+        raise ValueError(f"objective {part!r} is out of range; legal: {legal_kinds(shown)}")
+    if unseen := set(needs(kind)) - set(needs(kind) if shown is None else shown):
+        raise ValueError(f"objective {part!r} needs {sorted(unseen)}, not to be read here; legal: {legal_kinds(shown)}")
+    if kind in MAKERS:
+        return weight, MAKERS[kind](*values)
     return weight, run if kind == "run" else Effort()

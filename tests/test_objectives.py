@@ -18,6 +18,7 @@ from planners.objectives import (
     Track,
     WeightedSum,
     height,
+    legal_kinds,
     parse_objective,
     pitch,
     posture,
@@ -194,3 +195,12 @@ def test_what_is_not_legal_is_refused_in_one_line_that_lists_what_is(text):
     assert "\n" not in message
     assert all(kind in message for kind in KINDS)
     assert "speed:-2..6 [m/s]" in message
+
+
+def test_what_the_robot_does_not_show_is_refused_and_only_what_fits_is_listed():
+    with pytest.raises(ValueError, match=r"needs \['pitch'\]") as caught:
+        parse_objective("speed:1+posture:1.1,0.2", shown={"speed", "height", "alive"})
+    assert str(caught.value).partition("legal: ")[2] == legal_kinds({"speed", "height"})
+    assert "posture" not in legal_kinds({"speed", "height"})
+    assert [part.partition(":")[0] for part in legal_kinds(()).split(", ")] == ["effort", "run"]
+    assert parse_objective("speed:1+effort", shown={"speed"}).terms[0] == (1.0, speed(1.0))

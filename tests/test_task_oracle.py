@@ -132,7 +132,7 @@ def test_what_it_cannot_do_is_refused():
             build_agent(OracleConfig(), robot_spec(name))
     with pytest.raises(ValueError, match="is rolled out by TaskDynamics"):
         SimulatorDynamics(make_env(WALKER))
-    with pytest.raises(ValueError, match=r"reads \['speed'\], dm_control:walker-walk"):
+    with pytest.raises(ValueError, match=r"needs \['speed'\]"):
         build_agent(OracleConfig(), robot_spec(WALKER), "speed:1")
 
 
