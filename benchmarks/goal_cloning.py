@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from envs.dataset import EpisodeData
 from envs.frames import FrameData
 from world_models.checkpoint import load_weights, save_tensors
 from world_models.jepa import MEAN_RGB, STD_RGB, ConvConfig, ConvNet
@@ -50,18 +52,20 @@ class GoalCloning(nn.Module):
 
 
 def mark(cfg: LatentModelConfig, data: Path, longest: int) -> str:
-    """Return a checksum of all that the baseline depends on: recipe and data."""
-    total = zlib.crc32(repr((cfg.jepa, longest)).encode())
+    """Return a checksum of all that the baseline depends on: encoder, training and data."""
+    total = zlib.crc32(repr((cfg.jepa.jepa, cfg.jepa.train, longest)).encode())
     for name in cfg.jepa.data:
-        total = content(data / name, total)
+        total = zlib.crc32(content(data / name).encode(), total)
     return f"{total:08x}"
 
 
-def content(folder: Path, total: int = 0) -> int:
-    """Return the checksum `total` with that of a data set."""
-    for kind in ("meta/info.json", "meta/stats.json"):
-        total = zlib.crc32((folder / kind).read_bytes(), total)
-    return total
+@cache
+def content(folder: Path) -> str:
+    """Return a checksum of what was seen and done in a data set; how its files were written does not matter."""
+    data, total = EpisodeData.load(folder), 0
+    for array in (data.state_NO, data.action_NA, data.episode_start):
+        total = zlib.crc32(array.tobytes(), total)
+    return f"{total:08x}"
 
 
 def trained(cfg: LatentModelConfig, data: Path, work: Path, longest: int) -> GoalCloning:

@@ -132,7 +132,7 @@ class Trial:
         if self.arm == CLONING and model.inverse is not None:
             own = mark(model, self.data, model.inverse.longest)
         where = content(self.data / WORLDS[self.preset][0])
-        return f"lewm/{self.preset}-{self.arm}-{self.offset}-{self.budget}-{self.first}-{own}-{where:08x}"
+        return f"lewm/{self.preset}-{self.arm}-{self.offset}-{self.budget}-{self.first}-{own}-{where}"
 
 
 @cache

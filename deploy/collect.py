@@ -141,7 +141,7 @@ WORLDS: dict[str, tuple[str, ExpertConfig | GrownConfig | ReplayedConfig]] = {
     ),
     "tworoom-heldout": (
         "the same expert, other episodes: starts and goals to test with",
-        ExpertConfig(name="tworoom-heldout", robot="tworoom", episodes=300, noise=2.0, seed=1),
+        ExpertConfig(name="tworoom-heldout", robot="tworoom", episodes=600, noise=2.0, seed=1),
     ),
     "cube-expert": (
         "OGBench's noisy oracle brings a cube to random places (half an hour)",
