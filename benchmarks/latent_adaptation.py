@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.common import Options, Result, Table, command, paired_interval, rate_interval
-from benchmarks.lewm import LATENCY_S, WORLDS
+from benchmarks.lewm import LATENCY_S, WORLDS, shipped
 from benchmarks.units import done
 from configs.presets import PRESETS
 from deploy.config import RunConfig
@@ -37,7 +37,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
 class AdaptOptions(Options):
     """What this benchmark can be told."""
 
-    worlds: tuple[str, ...] = tuple(FAULTS)
+    worlds: tuple[str, ...] = field(default_factory=lambda: shipped(FAULTS))
     lives: int = 15
     data: Path = Path("data")
     workers: int = 2

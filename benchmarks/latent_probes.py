@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import Options, Result, Table, command, mean_interval
-from benchmarks.lewm import WORLDS
+from benchmarks.lewm import WORLDS, shipped
 from configs.models import LATENT_MODELS
 from configs.presets import PRESETS
 from deploy.dreams import strip as pictured
@@ -45,7 +45,7 @@ SEARCHED = 20_000
 class ProbeOptions(Options):
     """What this benchmark can be told."""
 
-    worlds: tuple[str, ...] = tuple(WORLDS)
+    worlds: tuple[str, ...] = field(default_factory=lambda: shipped(WORLDS))
     data: Path = Path("data")
 
 

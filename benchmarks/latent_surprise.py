@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from agents import surprise
 from agents.latent import LatentConfig
 from agents.learned import load_calibration
 from benchmarks.common import Interval, Options, Result, Table, command, rate_interval
-from benchmarks.lewm import LATENCY_S
+from benchmarks.lewm import LATENCY_S, shipped
 from benchmarks.units import done
 from configs.presets import PRESETS
 from deploy.calibrate import latent_errors
@@ -67,7 +67,7 @@ FAULTS: dict[str, dict[str, str]] = {
 class SurpriseOptions(Options):
     """What this benchmark can be told."""
 
-    worlds: tuple[str, ...] = tuple(FAULTS)
+    worlds: tuple[str, ...] = field(default_factory=lambda: shipped(FAULTS))
     episodes: int = 200
     workers: int = 2
 

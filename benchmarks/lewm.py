@@ -8,8 +8,8 @@ not. Needs the data sets (`surefoot collect`, README) and the checkpoint; clonin
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,13 @@ WORLDS: dict[str, tuple[str, tuple[tuple[int, int], ...]]] = {
 RANDOM, STRAIGHT, CLONING = "random actions", "straight to its own place", "goal-conditioned cloning"
 PRESET, PUBLISHED = "the preset", "as published: the whole plan, then another"
 PLAIN: dict[str, Any] = {"amortised": False, "delay": 0.0}
+REFLEX: dict[str, Any] = {"amortised": True, "method": Ssr(), "samples": 1}
 PLANNERS: dict[str, dict[str, Any]] = {
     PRESET: {},
     "squared latent distance": {**PLAIN, "distance": "squared"},
     "time between latents": PLAIN,
     "time between latents, delay has a price": {**PLAIN, "delay": 0.6},
-    "inverse dynamics, no search": {"amortised": True, "method": Ssr(), "samples": 1},
+    "inverse dynamics, no search": REFLEX,
     "inverse dynamics, then search": {"amortised": True},
     "at the end of a plan": {**PLAIN, "distance": "squared", "arrive": "end"},
     PUBLISHED: {
@@ -84,7 +85,7 @@ ITERATIONS = {"lewm-pusht-small": 30}
 class LewmOptions(Options):
     """What this benchmark can be told."""
 
-    worlds: tuple[str, ...] = tuple(WORLDS)
+    worlds: tuple[str, ...] = field(default_factory=lambda: shipped(WORLDS))
     """Presets whose checkpoint and held-out data are there."""
     episodes: int = 200
     data: Path = Path("data")
@@ -101,13 +102,15 @@ class Trial:
     budget: int
     first: int
     data: Path
+    agent: LatentConfig | None = None
+    """What plans, where it is none of the arms; thinking is not charged then."""
 
     @property
     def config(self) -> RunConfig:
         """The run of a planner."""
         base = PRESETS[self.preset][1]
         assert isinstance(base.agent, LatentConfig)
-        agent = replace(base.agent, **PLANNERS.get(self.arm, {}))
+        agent = self.agent or replace(base.agent, **PLANNERS.get(self.arm, {}))
         if self.arm == PUBLISHED:
             assert isinstance(agent.method, Cem)
             rounds, spread = ITERATIONS.get(self.preset, agent.method.iterations), action_std(agent.folder)
@@ -119,7 +122,7 @@ class Trial:
         return replace(
             base,
             agent=agent,
-            plan_latency_s=0.0 if self.arm == PUBLISHED else LATENCY_S,
+            plan_latency_s=0.0 if self.arm == PUBLISHED or self.agent else LATENCY_S,
             max_s=1e6,
             pictures="none",
             **own,
@@ -133,6 +136,11 @@ class Trial:
             own = mark(model, self.data, model.inverse.longest)
         where = content(self.data / WORLDS[self.preset][0])
         return f"lewm/{self.preset}-{self.arm}-{self.offset}-{self.budget}-{self.first}-{own}-{where}"
+
+
+def shipped(worlds: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the presets whose model is there."""
+    return tuple(w for w in worlds if (PRESETS[w][1].agent.folder / "jepa.safetensors").exists())  # pyright: ignore
 
 
 @cache
@@ -168,7 +176,7 @@ def work(trial: Trial) -> list[dict[str, Any]]:
     """Return for each episode whether the goal was reached, after how many steps, and of which recording it is."""
     numbers, rows = range(FIRST + trial.first, FIRST + trial.first + EACH), []
     for number in numbers:
-        if trial.arm in PLANNERS:
+        if trial.arm in PLANNERS or trial.agent:
             r = run_episode(trial.config, number)
             rows.append({"success": r.success, "steps": r.steps, "plan_ms": float(np.median(r.plan_ms))})
         else:

@@ -6,9 +6,12 @@ import torch
 
 from agents.calibration import calibrate
 from agents.surprise import SurpriseConfig
-from benchmarks import latent_adaptation, latent_planning, latent_surprise, lewm
+from benchmarks import goal_cloning, latent_adaptation, latent_budget, latent_planning, latent_surprise, lewm
+from benchmarks.common import rate_interval
 from configs.models import LATENT_MODELS
 from configs.presets import PRESETS
+from deploy import watch
+from envs.dataset import EpisodeData, Layout
 from envs.faults import parse_faults
 from envs.robots import robot_spec
 from world_models import probes
@@ -116,3 +119,35 @@ def test_plans_of_the_benchmark_end_nearer_to_their_goal_than_none_and_bf16_cost
             assert cost < (0.7 if searched is model else 0.95) * still
     assert model.predictor.position.dtype == torch.float32
     assert quick(model).encoder is model.encoder
+
+
+def test_the_searches_that_are_compared_hold_the_presets_own_and_are_kept_apart(tmp_path):
+    for preset in lewm.shipped(lewm.WORLDS):
+        found = latent_budget.searches(preset)
+        assert found["120 x 5"] == PRESETS[preset][1].agent
+        assert ("no search" in found) == (PRESETS[preset][1].agent.folder / "inverse.safetensors").exists()
+        runs = [lewm.Trial(preset, name, 25, 50, 0, tmp_path, agent).config for name, agent in found.items()]
+        assert len({watch.made_with(run) for run in runs}) == len(runs)
+        assert all(run.plan_latency_s == 0.0 for run in runs)
+    rows = [{"world": "w", "ms per plan": ms, "success": rate_interval(n, 10)} for ms, n in ((5.0, 3), (50.0, 10))]
+    assert latent_budget.draw(rows).startswith(b"\x89PNG")
+
+
+def test_a_data_set_is_known_by_what_was_done_in_it_and_not_by_how_it_was_written(tmp_path, monkeypatch):
+    def episodes(action: float) -> EpisodeData:
+        ones = np.ones((3, 1), np.float32)
+        flags = np.zeros(3, bool)
+        return EpisodeData(
+            ones,
+            ones,
+            action * ones,
+            ones[:, 0],
+            flags,
+            flags,
+            np.array([0, 3]),
+            Layout("x", 10, ("x",), ("m",), ("f",), ("N",)),
+        )
+
+    monkeypatch.setattr(goal_cloning.EpisodeData, "load", lambda folder: episodes(float(folder.name)))
+    marks = [goal_cloning.content(tmp_path / name) for name in ("1", "1.0", "2")]
+    assert marks[0] == marks[1] != marks[2]
