@@ -43,7 +43,7 @@ WORK = ROOT / "runs" / "lewm"
 FIRST = 8_100_000
 """Number of the first episode; the planner's settings were chosen on episodes before it."""
 LATENCY_S = 0.2
-"""That a plan from pictures is charged; what one takes here is a column of the table."""
+"""That a plan from pictures is charged; what one takes is measured by benchmarks/latent_planning.py and latent_budget.py."""
 EACH = 25
 """Episodes in one unit of work."""
 WORLDS: dict[str, tuple[str, tuple[tuple[int, int], ...]]] = {
@@ -178,7 +178,7 @@ def work(trial: Trial) -> list[dict[str, Any]]:
     for number in numbers:
         if trial.arm in PLANNERS or trial.agent:
             r = run_episode(trial.config, number)
-            rows.append({"success": r.success, "steps": r.steps, "plan_ms": float(np.median(r.plan_ms))})
+            rows.append({"success": r.success, "steps": r.steps})
         else:
             rows.append(unplanned(trial, number))
     cfg = trial.config
@@ -269,7 +269,6 @@ def row(preset: str, offset: int, budget: int, arm: str, found: Sequence[dict[st
         "arm": arm,
         "success": clustered([f["success"] for f in found], [f["recording"] for f in found]),
         "steps to the goal": float(np.mean([f["steps"] for f in reached])) if reached else None,
-        "ms per plan": float(np.median([f["plan_ms"] for f in found])) if "plan_ms" in found[0] else None,
         "n": len(found),
     }
 
